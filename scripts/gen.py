@@ -1,7 +1,7 @@
 """Regenerates gen/python from proto/ and from the Envoy protos inside the xds-protos wheel.
 
-Run by `make gen`. Envoy's stubs are generated for the external authorization API alone: the wheel as a whole overwrites files
-of googleapis-common-protos and opentelemetry-proto, so it is unpacked aside and never installed.
+Run by `make gen`. Envoy's stubs are generated for the external authorization API alone: the wheel as a whole overwrites
+files of googleapis-common-protos and opentelemetry-proto, so it is unpacked aside and never installed.
 """
 
 import importlib

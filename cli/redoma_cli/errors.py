@@ -1,0 +1,88 @@
+"""What a person is told when a command fails: one sentence, and what mends it."""
+
+from collections.abc import Mapping
+
+import grpc
+from google.rpc import error_details_pb2, status_pb2
+
+FAILED = 1
+STATUS_DETAILS_KEY = "grpc-status-details-bin"
+
+MENDS_BY_REASON: Mapping[str, str] = {
+    "CREDENTIAL_INVALID": "Pass a key with --key or REDOMA_API_KEY; `redoma up` prints the demo keys.",
+    "CREDENTIAL_EXPIRED": "Make a new key: redoma key create TENANT",
+    "CREDENTIAL_REVOKED": "Make a new key: redoma key create TENANT",
+    "SCOPE_MISSING": "Use a key that has this scope; an administrator makes one with: redoma key create TENANT --scope SCOPE",
+    "METHOD_DENIED": "Use a key of the kind this command needs: a tenant's key to talk, the admin key to administer.",
+    "TENANT_MISMATCH": "Use a key of the tenant that owns it.",
+    "TENANT_DISABLED": "Enable it with the admin key: redoma tenant enable TENANT",
+    "RESOURCE_NOT_FOUND": "Check the name; `redoma tenant list`, `redoma key list TENANT` and `/list` in a chat show what exists.",
+    "RESOURCE_EXISTS": "Choose another id.",
+    "MODEL_NOT_FOUND": "Leave the model out to use the one served here.",
+    "MODEL_UNREACHABLE": "See `redoma status` and `redoma logs model`; it is restarted by itself, so try again in a moment.",
+    "MODEL_LOADING": "Try again in a moment; `redoma status` shows when it is ready.",
+    "QUEUE_FULL": "Many requests are waiting; try again in a moment.",
+    "PROMPT_TOO_LONG": "Shorten the text or start a new conversation.",
+    "STORAGE_UNAVAILABLE": "See `redoma doctor` and `redoma logs`.",
+    "SHUTTING_DOWN": "Start it again with: redoma up",
+    "GENERATION_FAILED": "Try again; `redoma logs model` has the cause.",
+    "INTERNAL": "`redoma logs` has the cause under this request id.",
+}
+
+MENDS_BY_CODE: Mapping[grpc.StatusCode, str] = {
+    grpc.StatusCode.UNAVAILABLE: "See `redoma status`; start the site with: redoma up",
+    grpc.StatusCode.UNAUTHENTICATED: MENDS_BY_REASON["CREDENTIAL_INVALID"],
+    grpc.StatusCode.DEADLINE_EXCEEDED: "Try again; `redoma status` shows whether every process answers.",
+    grpc.StatusCode.UNIMPLEMENTED: "The edge does not offer this; check --edge, and that both sides have the same version.",
+}
+
+
+class CliError(Exception):
+    """A command can't go on.
+
+    Attributes:
+        message: What is wrong, one sentence.
+        mend: What the person can do about it, one sentence or a command.
+        exit_code: What the program returns to the shell.
+    """
+
+    def __init__(self, message: str, mend: str = "", exit_code: int = FAILED) -> None:
+        super().__init__(message)
+        self.message = message
+        self.mend = mend
+        self.exit_code = exit_code
+
+
+def error_info(error: grpc.RpcError) -> error_details_pb2.ErrorInfo | None:
+    """Gives the ErrorInfo in a failed call's status, if it carries one that can be read."""
+    if not isinstance(error, grpc.Call):
+        return None
+    for key, value in error.trailing_metadata() or ():
+        if key != STATUS_DETAILS_KEY or not isinstance(value, bytes):
+            continue
+        try:
+            details = status_pb2.Status.FromString(value).details
+        except ValueError:
+            return None
+        for detail in details:
+            info = error_details_pb2.ErrorInfo()
+            if detail.Unpack(info):
+                return info
+    return None
+
+
+def error_from_rpc(error: grpc.RpcError, edge: str) -> CliError:
+    """Turns a failed call into what a person is told."""
+    if not isinstance(error, grpc.Call):
+        return CliError(str(error))
+    code = error.code()
+    info = error_info(error)
+    details = (error.details() or "").strip()
+    if info is not None:
+        message = details or info.reason
+        if info.metadata.get("request_id"):
+            message = f"{message} (request {info.metadata['request_id']})"
+        return CliError(message, MENDS_BY_REASON.get(info.reason, MENDS_BY_CODE.get(code, "")))
+    if code is grpc.StatusCode.UNAVAILABLE and ("connect" in details.lower() or not details):
+        return CliError(f"No edge answers at {edge}.", "Start it with `redoma up`, or name another with --edge.")
+    return CliError(details or f"The call failed with {code.name}.", MENDS_BY_CODE.get(code, ""))

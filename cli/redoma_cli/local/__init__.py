@@ -1,0 +1,1 @@
+"""A whole site on one machine: its home directory, its certificates, its processes and who keeps them running."""

@@ -1,0 +1,94 @@
+"""Where a site keeps its state, and which checkout it runs from."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import redoma_cli
+
+PRIVATE_DIRECTORY = 0o700
+PRIVATE_FILE = 0o600
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The layout of $REDOMA_HOME. Everything in it is the owner's alone."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """Settings of each process; written anew by each `redoma up`."""
+        return self.root / "config"
+
+    @property
+    def pki(self) -> Path:
+        """The development authority and each service's identity."""
+        return self.root / "pki"
+
+    @property
+    def data(self) -> Path:
+        """Databases."""
+        return self.root / "data"
+
+    @property
+    def log(self) -> Path:
+        """One log a process."""
+        return self.root / "log"
+
+    @property
+    def run(self) -> Path:
+        """Process ids, locks, sockets: worth nothing once nothing runs."""
+        return self.root / "run"
+
+    @property
+    def demo_file(self) -> Path:
+        """Where other programs find the edge and the demo tenants' keys."""
+        return self.root / "demo.json"
+
+    @property
+    def history_file(self) -> Path:
+        """What was typed in `redoma chat`."""
+        return self.root / "chat_history"
+
+    def create(self) -> None:
+        """Makes the directories, closed to other users.
+
+        Raises:
+            OSError: A directory can't be made.
+        """
+        for directory in (self.root, self.config, self.pki, self.data, self.log, self.run):
+            directory.mkdir(mode=PRIVATE_DIRECTORY, parents=True, exist_ok=True)
+
+
+def find_checkout() -> Path | None:
+    """Gives the root of the source checkout this package runs from, or None when it was installed from a wheel."""
+    root = Path(redoma_cli.__file__).resolve().parents[2]
+    return root if (root / "Makefile").is_file() and (root / "pyproject.toml").is_file() else None
+
+
+def find_home(environ: Mapping[str, str], checkout: Path | None) -> Home:
+    """Gives $REDOMA_HOME, else `.redoma` in the checkout, else `~/.redoma`."""
+    named = environ.get("REDOMA_HOME", "")
+    if named:
+        return Home(Path(named).expanduser().resolve())
+    return Home(checkout / ".redoma" if checkout else Path.home() / ".redoma")
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Replaces a file in one step; nobody but the owner can read it, at any moment.
+
+    Raises:
+        OSError: The file can't be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE_FILE)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

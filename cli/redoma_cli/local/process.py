@@ -1,0 +1,151 @@
+"""Processes held by more than a number: a pid is taken again by others, a pid with its start time is not."""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+from redoma_cli.local.home import PRIVATE_FILE, write_private
+
+STATE_FIELD, START_TIME_FIELD = 0, 19
+ZOMBIE_STATES = ("Z", "X")
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessIdentity:
+    """Names one process for good, on this boot.
+
+    Attributes:
+        pid: Its process id.
+        start_ticks: When it started, in clock ticks since boot.
+    """
+
+    pid: int
+    start_ticks: int
+
+    def alive(self) -> bool:
+        """Whether this very process exists and has not ended."""
+        return start_ticks(self.pid) == self.start_ticks
+
+
+def start_ticks(pid: int) -> int | None:
+    """Gives when the process started, in clock ticks since boot; None if there is none or it has ended."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    # The second field is the program's name in parentheses and may hold anything.
+    fields = stat[stat.rindex(")") + 2 :].split()
+    return None if fields[STATE_FIELD] in ZOMBIE_STATES else int(fields[START_TIME_FIELD])
+
+
+def current_identity() -> ProcessIdentity:
+    """Gives the identity of the process that asks."""
+    pid = os.getpid()
+    return ProcessIdentity(pid, start_ticks(pid) or 0)
+
+
+class RunningProcess:
+    """A process that runs or ran, started here or found running; signalled without any chance to hit another."""
+
+    def __init__(self, identity: ProcessIdentity, descriptor: int, child: "subprocess.Popen[bytes] | None") -> None:
+        self.identity = identity
+        self._descriptor = descriptor
+        self._child = child
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLIN)
+
+    @classmethod
+    def start(cls, argv: Sequence[str], env: Mapping[str, str], cwd: Path, log_file: Path) -> Self:
+        """Starts a program in a session of its own, with both outputs appended to `log_file`.
+
+        Raises:
+            OSError: It can't be started.
+        """
+        log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE_FILE)
+        try:
+            child = subprocess.Popen(
+                list(argv), env=dict(env), cwd=cwd, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        finally:
+            os.close(log)
+        # Until it is reaped below, its pid is nobody else's.
+        descriptor = os.pidfd_open(child.pid)
+        return cls(ProcessIdentity(child.pid, start_ticks(child.pid) or 0), descriptor, child)
+
+    @classmethod
+    def adopt(cls, identity: ProcessIdentity) -> Self | None:
+        """Takes hold of a process that runs already; None if it does not run any more."""
+        try:
+            descriptor = os.pidfd_open(identity.pid)
+        except OSError:
+            return None
+        # The descriptor is bound to whoever has the pid now; the start time says whether that is the one meant.
+        if not identity.alive():
+            os.close(descriptor)
+            return None
+        return cls(identity, descriptor, None)
+
+    @property
+    def adopted(self) -> bool:
+        """Whether it was found running."""
+        return self._child is None
+
+    def ended(self, timeout_s: float = 0.0) -> bool:
+        """Whether it has ended, waiting up to `timeout_s` for that."""
+        if not self._poll.poll(max(0.0, timeout_s) * 1000):
+            return False
+        if self._child is not None:
+            self._child.wait()
+        return True
+
+    def exit_status(self) -> int | None:
+        """Gives its exit status, negative for a signal; None while it runs and for one that was found running."""
+        return None if self._child is None else self._child.poll()
+
+    def send(self, number: signal.Signals) -> None:
+        """Signals it; does nothing if it has ended."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._descriptor, number)
+
+    def close(self) -> None:
+        """Lets go of it; it runs on."""
+        os.close(self._descriptor)
+
+
+@dataclass(frozen=True, slots=True)
+class PidFile:
+    """Remembers which process does a job, and from which configuration it was started."""
+
+    path: Path
+
+    def write(self, identity: ProcessIdentity, fingerprint: str) -> None:
+        """Records the process.
+
+        Raises:
+            OSError: The file can't be written.
+        """
+        write_private(self.path, (json.dumps({**asdict(identity), "fingerprint": fingerprint}) + "\n").encode())
+
+    def read(self) -> tuple[ProcessIdentity, str] | None:
+        """Gives the process and the fingerprint recorded, or None."""
+        try:
+            record = json.loads(self.path.read_text())
+            return ProcessIdentity(int(record["pid"]), int(record["start_ticks"])), str(record["fingerprint"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def alive(self) -> ProcessIdentity | None:
+        """Gives the process recorded if it still runs."""
+        record = self.read()
+        return record[0] if record is not None and record[0].alive() else None
+
+    def remove(self) -> None:
+        """Forgets the process."""
+        self.path.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""The inference engine: usable in-process, without gRPC and without an identity."""
