@@ -1,6 +1,5 @@
 """Fixtures every kind of test shares: a throw-away authority, certificates of each service, and signed identities."""
 
-import json
 import time
 import uuid
 from collections.abc import Sequence
@@ -10,8 +9,9 @@ from pathlib import Path
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from redoma_cli.local.pki import DevelopmentAuthority
+from redoma_cli.local.pki import SITES, DevelopmentAuthority, public_jwk
 from redoma_kit.identity import ALGORITHM, ISSUER, METADATA_KEY
 from redoma_kit.settings import TlsSettings
 
@@ -22,22 +22,27 @@ class TestPki:
 
     __test__ = False
 
-    folder: Path
     authority: DevelopmentAuthority
     signing_key: Ed25519PrivateKey
-    jwks_file: Path
+    key_id: str
 
     def tls(self, site: str, service: str) -> TlsSettings:
-        """Gives the identity files of a service, made on first use."""
-        folder = self.authority.issue(site, service)
-        return TlsSettings(ca_file=folder / "ca.crt", cert_file=folder / "tls.crt", key_file=folder / "tls.key")
+        """Gives the identity files of a service."""
+        assert SITES[service] == site
+        files = self.authority.identity(service)
+        return TlsSettings(ca_file=files.ca, cert_file=files.certificate, key_file=files.key)
+
+    @property
+    def jwks_file(self) -> Path:
+        """The public half of `signing_key`."""
+        return self.authority.jwks
 
     def mint(
         self,
         audience: Sequence[str],
         *,
         tenant: str = "acme",
-        scopes: Sequence[str] = ("generate", "conversations"),
+        scopes: Sequence[str] | None = ("generate", "conversations"),
         method: str = "",
         key: Ed25519PrivateKey | None = None,
         **overrides: object,
@@ -49,7 +54,7 @@ class TestPki:
             "aud": list(audience),
             "sub": f"tenants/{tenant}/apiKeys/test",
             "tenant": tenant,
-            "scopes": list(scopes),
+            "scopes": scopes and list(scopes),
             "method": method,
             "isolation": "SHARED",
             "weight": 100,
@@ -60,7 +65,7 @@ class TestPki:
             "exp": now + 60,
         }
         claims.update(overrides)
-        return jwt.encode(claims, key or self.signing_key, algorithm=ALGORITHM, headers={"kid": "test"})
+        return jwt.encode(claims, key or self.signing_key, algorithm=ALGORITHM, headers={"kid": self.key_id})
 
     def metadata(self, audience: Sequence[str], **claims: object) -> tuple[tuple[str, str], ...]:
         """Gives call metadata that carries such an identity."""
@@ -70,9 +75,8 @@ class TestPki:
 @pytest.fixture(scope="session")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> TestPki:
     """A throw-away authority for the session."""
-    folder = tmp_path_factory.mktemp("pki")
-    signing_key = Ed25519PrivateKey.generate()
-    key = json.loads(jwt.algorithms.OKPAlgorithm.to_jwk(signing_key.public_key()))
-    jwks_file = folder / "jwks.json"
-    jwks_file.write_text(json.dumps({"keys": [{**key, "kid": "test", "alg": ALGORITHM, "use": "sig"}]}))
-    return TestPki(folder, DevelopmentAuthority(folder / "authority"), signing_key, jwks_file)
+    authority = DevelopmentAuthority(tmp_path_factory.mktemp("pki"))
+    authority.ensure()
+    signing_key = load_pem_private_key(authority.signing_key.read_bytes(), password=None)
+    assert isinstance(signing_key, Ed25519PrivateKey)
+    return TestPki(authority, signing_key, public_jwk(signing_key.public_key())["kid"])

@@ -10,14 +10,17 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
 
 from redoma_kit.errors import Failure
 from redoma_kit.identity import Identity
 
-Context = grpc.aio.ServicerContext[Any, Any]
+if TYPE_CHECKING:
+    # grpcio's classes take type arguments in its stubs alone.
+    Context = grpc.aio.ServicerContext[Any, Any]
+    Handler = grpc.RpcMethodHandler[Any, Any]
 
 
 @dataclass(slots=True)
@@ -37,7 +40,7 @@ class Call:
     """
 
     method: str
-    context: Context
+    context: "Context"
     started_at: float = field(default_factory=time.monotonic)
     request_id: str = ""
     peer: str = ""
@@ -67,9 +70,6 @@ class Interceptor(Protocol):
         """Gives the context manager to run the call in."""
 
 
-Handler = grpc.RpcMethodHandler[Any, Any]
-
-
 class Pipeline(grpc.aio.ServerInterceptor):
     """The one interceptor that is installed in the server."""
 
@@ -78,16 +78,16 @@ class Pipeline(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["Handler | None"]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler | None:
+    ) -> "Handler | None":
         """Wraps the method's handler; a method that nobody serves stays UNIMPLEMENTED."""
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
         return self._wrap(handler, handler_call_details.method)
 
-    def _wrap(self, handler: Handler, method: str) -> Handler:
+    def _wrap(self, handler: "Handler", method: str) -> "Handler":
         codec = {
             "request_deserializer": handler.request_deserializer,
             "response_serializer": handler.response_serializer,
@@ -105,7 +105,7 @@ class Pipeline(grpc.aio.ServerInterceptor):
             await stack.enter_async_context(interceptor(call))
 
     def _single(self, behavior: Any, method: str) -> Any:
-        async def respond(request: Any, context: Context) -> Any:
+        async def respond(request: Any, context: "Context") -> Any:
             call = Call(method, context)
             async with AsyncExitStack() as stack:
                 await self._enter(stack, call)
@@ -118,7 +118,7 @@ class Pipeline(grpc.aio.ServerInterceptor):
     def _stream(self, behavior: Any, method: str) -> Any:
         writes_itself = inspect.iscoroutinefunction(behavior)
 
-        async def respond(request: Any, context: Context) -> None:
+        async def respond(request: Any, context: "Context") -> None:
             call = Call(method, context)
             async with AsyncExitStack() as stack:
                 await self._enter(stack, call)

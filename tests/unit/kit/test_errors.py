@@ -1,0 +1,47 @@
+"""Every exception the kit defines has a rule, and every reason is documented with an example."""
+
+from pathlib import Path
+
+import pytest
+from google.rpc import error_details_pb2
+
+import redoma_kit.errors
+from redoma.common.v1.error_reason_pb2 import ErrorReason
+from redoma_kit.errors import KIT_ERRORS, DomainError, Failure, InvalidField, failure_of
+
+KIT_CLASSES = [
+    value
+    for value in vars(redoma_kit.errors).values()
+    if isinstance(value, type) and issubclass(value, DomainError) and value is not DomainError
+]
+
+
+@pytest.mark.parametrize("cls", KIT_CLASSES, ids=lambda cls: cls.__name__)
+def test_every_exception_has_a_rule(cls: type[DomainError]) -> None:
+    assert cls in KIT_ERRORS
+
+
+def test_service_rule_wins_over_the_kit_and_subclasses_inherit() -> None:
+    class WrongTemperature(InvalidField):
+        pass
+
+    failure = failure_of(WrongTemperature("temperature", "is hot"), {})
+    assert failure.reason == "INVALID_FIELD"
+    rule = KIT_ERRORS[redoma_kit.errors.ShuttingDown]
+    assert failure_of(WrongTemperature("temperature", "is hot"), {WrongTemperature: rule}).reason == "SHUTTING_DOWN"
+
+
+def test_status_carries_exactly_one_error_info_and_the_delay() -> None:
+    failure = failure_of(redoma_kit.errors.ShuttingDown(), {})
+    details = failure.status().details
+    assert [detail.TypeName() for detail in details] == ["google.rpc.ErrorInfo", "google.rpc.RetryInfo"]
+    retry = error_details_pb2.RetryInfo.FromString(details[1].value)
+    assert retry.retry_delay.ToMilliseconds() == 1_000
+    assert isinstance(failure, Failure)
+
+
+def test_every_reason_has_an_example_in_the_proto() -> None:
+    text = (Path(__file__).parents[3] / "proto/redoma/common/v1/error_reason.proto").read_text()
+    for name in ErrorReason.keys():
+        if name != "ERROR_REASON_UNSPECIFIED":
+            assert f'{{"reason": "{name.removeprefix("ERROR_REASON_")}"' in text
