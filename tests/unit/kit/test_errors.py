@@ -42,6 +42,6 @@ def test_status_carries_exactly_one_error_info_and_the_delay() -> None:
 
 def test_every_reason_has_an_example_in_the_proto() -> None:
     text = (Path(__file__).parents[3] / "proto/redoma/common/v1/error_reason.proto").read_text()
-    for name in ErrorReason.keys():
+    for name in ErrorReason.keys():  # noqa: SIM118 (an enum wrapper, not a dict)
         if name != "ERROR_REASON_UNSPECIFIED":
             assert f'{{"reason": "{name.removeprefix("ERROR_REASON_")}"' in text
