@@ -1,0 +1,259 @@
+"""What the edge lets in, what it takes off, and what its errors look like: a real Envoy, a real client."""
+
+import contextlib
+import http.client
+import json
+import signal
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import grpc
+import pytest
+from tests.unit.cli.edge_site import GENEROUS_S, Edge, envoy_binary
+from grpc_health.v1 import health_pb2
+
+from redoma.chat.v1 import conversation_pb2, conversation_pb2_grpc, message_pb2, message_pb2_grpc, openai_pb2
+from redoma.tenant.v1 import api_key_pb2, tenant_pb2
+from redoma_cli.local.api import edge_methods
+from redoma_cli.local.edge import MAX_REQUEST_BYTES, MODEL_HEALTH_SERVICE, EdgeSettings, edge_config, render_edge_config
+from redoma_cli.local.pki import DevelopmentAuthority
+
+GOOD = {"authorization": "Bearer good"}
+JSON = {"content-type": "application/json"}
+
+
+def ask(
+    edge: Edge, verb: str, path: str, headers: Mapping[str, str] = GOOD, body: bytes | None = None
+) -> tuple[int, dict[str, str], bytes]:
+    """Sends one HTTP/1 request and gives status, headers and body."""
+    connection = http.client.HTTPConnection("127.0.0.1", edge.port, timeout=GENEROUS_S)
+    try:
+        # A server may answer before it has read the whole body, and then hang up.
+        with contextlib.suppress(ConnectionError):
+            connection.request(verb, path, body=body, headers=dict(headers))
+        response = connection.getresponse()
+        return response.status, {k.lower(): v for k, v in response.getheaders()}, response.read()
+    finally:
+        connection.close()
+
+
+def await_ready(edge: Edge, status: int = 200) -> None:
+    """Returns once /readyz gives `status`."""
+    for _ in range(300):
+        if ask(edge, "GET", "/readyz", {})[0] == status:
+            return
+        assert not edge.envoy.ended(0.1)
+    pytest.fail(f"/readyz never gave {status}")
+
+
+def test_allowlist_is_exactly_the_public_methods() -> None:
+    expected = {
+        f"/{service.full_name}/{method.name}"
+        for file in (conversation_pb2, message_pb2, openai_pb2, tenant_pb2, api_key_pb2)
+        for service in file.DESCRIPTOR.services_by_name.values()
+        for method in service.methods
+    } - {"/redoma.tenant.v1.TenantService/GetContentChecks"}
+    assert {method.path for method in edge_methods()} == expected
+    rest = {(rule.verb, rule.template) for method in edge_methods() for rule in method.rest}
+    assert rest == {
+        ("POST", "/v1/chat/completions"),
+        ("GET", "/v1/models"),
+        ("GET", "/v1/models/{model}"),
+        ("POST", "/ask"),
+    }
+
+
+@pytest.mark.parametrize("reflection", [False, True])
+def test_envoy_accepts_the_configuration(authority: DevelopmentAuthority, tmp_path: Path, reflection: bool) -> None:
+    settings = EdgeSettings(
+        port=1,
+        admin_socket="admin.sock",
+        chat_port=2,
+        tenant_port=3,
+        identity=authority.identity("edge"),
+        max_stream_s=1.5,
+        origins=("https://chat.example.com",),
+        reflection=reflection,
+    )
+    file = tmp_path / "envoy.json"
+    file.write_bytes(render_edge_config(settings))
+    done = subprocess.run(
+        [envoy_binary(), "--mode", "validate", "-c", str(file)], cwd=tmp_path, capture_output=True, text=True, timeout=GENEROUS_S
+    )
+    assert done.returncode == 0, done.stderr
+    assert ("grpc.reflection" in json.dumps(edge_config(settings))) is reflection
+
+
+def test_health_needs_no_key_and_readiness_follows_each_service(edge: Edge) -> None:
+    assert ask(edge, "GET", "/healthz", {})[0::2] == (200, b"ok\n")
+    await_ready(edge)
+    edge.health.set(MODEL_HEALTH_SERVICE, health_pb2.HealthCheckResponse.NOT_SERVING)
+    await_ready(edge, 503)
+    edge.health.set(MODEL_HEALTH_SERVICE, health_pb2.HealthCheckResponse.SERVING)
+    await_ready(edge)
+    assert not edge.services.asked
+
+
+def test_client_sent_identity_never_passes_and_the_credential_stops_here(edge: Edge) -> None:
+    await_ready(edge)
+    forged = {
+        "redoma-identity": "forged",
+        "x-node-id": "forged",
+        "x-forwarded-client-cert": "forged",
+        "redoma-openai-error": "forged",
+        "x-api-key": "spare",
+        "x-request-id": "mine",
+    }
+    status, headers, body = ask(edge, "GET", "/v1/models", GOOD | forged)
+    assert (status, body) == (200, b'{"object":"list"}')
+    assert headers["x-request-id"] == "mine"
+    (seen,) = edge.services.seen
+    assert seen["redoma-identity"] == "signed"
+    assert seen["x-request-id"] == "mine"
+    assert not {"authorization", "x-api-key", "x-node-id", "x-forwarded-client-cert", "redoma-openai-error"} & seen.keys()
+    (asked,) = edge.services.asked
+    assert "forged" not in asked.values()
+
+
+def test_grpc_and_grpc_web_pass_and_unknown_methods_do_not(edge: Edge) -> None:
+    await_ready(edge)
+    with grpc.insecure_channel(edge.address) as channel:
+        stub = conversation_pb2_grpc.ConversationServiceStub(channel)
+        metadata = (("authorization", "Bearer good"),)
+        answer = stub.ListConversations(conversation_pb2.ListConversationsRequest(), metadata=metadata, timeout=GENEROUS_S)
+        assert answer.next_page_token == "seen"
+        with pytest.raises(grpc.RpcError) as refused:
+            stub.ListConversations(conversation_pb2.ListConversationsRequest(), timeout=GENEROUS_S)
+        assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        for path in (
+            "/redoma.tenant.v1.TenantService/GetContentChecks",
+            "/redoma.model.v1.ModelService/Generate",
+            "/envoy.service.auth.v3.Authorization/Check",
+            "/grpc.health.v1.Health/Check",
+            "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        ):
+            with pytest.raises(grpc.RpcError) as unknown:
+                channel.unary_unary(path)(b"", metadata=metadata, timeout=GENEROUS_S)
+            assert unknown.value.code() is grpc.StatusCode.UNIMPLEMENTED, path
+    web = GOOD | {"content-type": "application/grpc-web+proto", "x-grpc-web": "1", "origin": "http://localhost:5173"}
+    path = "/redoma.chat.v1.ConversationService/ListConversations"
+    status, headers, body = ask(edge, "POST", path, web, b"\0\0\0\0\0")
+    assert status == 200
+    assert b"seen" in body and b"grpc-status:0" in body
+    assert headers["access-control-allow-origin"] == "http://localhost:5173"
+    assert "grpc-status-details-bin" in headers["access-control-expose-headers"]
+
+
+def test_preflight_needs_no_key_and_strange_origins_get_no_leave(edge: Edge) -> None:
+    preflight = {"access-control-request-method": "POST", "access-control-request-headers": "authorization,grpc-timeout"}
+    path = "/redoma.chat.v1.ChatService/SendMessage"
+    status, headers, _ = ask(edge, "OPTIONS", path, preflight | {"origin": "http://localhost:5173"})
+    assert (status, headers["access-control-allow-origin"]) == (200, "http://localhost:5173")
+    assert "authorization" in headers["access-control-allow-headers"]
+    for origin in ("http://localhost.evil.example", "http://evil.example"):
+        _, headers, _ = ask(edge, "OPTIONS", path, preflight | {"origin": origin})
+        assert "access-control-allow-origin" not in headers
+    assert not edge.services.asked
+
+
+@pytest.mark.parametrize("early", [False, True], ids=["trailers only", "after headers"])
+def test_error_prepared_by_the_service_replaces_the_body(edge: Edge, early: bool) -> None:
+    await_ready(edge)
+    body = json.dumps({"fail": True, "early": early}).encode()
+    status, headers, answer = ask(edge, "POST", "/v1/chat/completions", GOOD | JSON, body)
+    assert status == 400
+    assert json.loads(answer)["error"] == {
+        "message": '50% "too long" é\n',
+        "type": "invalid_request_error",
+        "param": "messages",
+        "code": "context_length_exceeded",
+    }
+    assert "redoma-openai-error" not in headers
+    assert headers["content-type"] == "application/json"
+
+
+def test_every_other_error_of_openai_paths_has_openai_shape(edge: Edge) -> None:
+    await_ready(edge)
+    status, _, answer = ask(edge, "GET", "/v1/models/nope")
+    error = json.loads(answer)["error"]
+    assert (status, error["message"], error["code"]) == (404, 'No model "nope"\n\\ é', "model_not_found")
+    for verb, path in (("GET", "/v1/nothing"), ("GET", "/v1/chat/completions"), ("DELETE", "/v1/models"), ("GET", "/ask")):
+        status, _, answer = ask(edge, verb, path)
+        assert (status, json.loads(answer)["error"]["code"]) == (404, "unknown_url"), path
+    status, _, answer = ask(edge, "GET", "/v1/models", {})
+    assert (status, json.loads(answer)["error"]["type"]) == (401, "mine")
+    status, _, answer = ask(edge, "GET", "/elsewhere")
+    assert (status, answer) == (404, b"")
+
+
+def test_large_bodies_are_refused_and_allowed_ones_pass_whole(edge: Edge) -> None:
+    await_ready(edge)
+    fits = b"x" * (MAX_REQUEST_BYTES - 64)
+    status, _, answer = ask(edge, "POST", "/ask", GOOD | JSON, fits)
+    assert (status, json.loads(answer)) == (200, {"answer": len(fits)})
+    status, _, answer = ask(edge, "POST", "/ask", GOOD | JSON, b"x" * (20 << 20))
+    assert (status, json.loads(answer)["error"]["code"]) == (413, "request_too_large")
+
+
+def test_stream_is_not_held_back_and_ends_when_the_client_leaves(edge: Edge) -> None:
+    await_ready(edge)
+    connection = http.client.HTTPConnection("127.0.0.1", edge.port, timeout=GENEROUS_S)
+    connection.request("POST", "/v1/chat/completions", body=b"{}", headers=GOOD | JSON)
+    response = connection.getresponse()
+    assert response.read(9) == b"data: 1\n\n"
+    assert response.getheader("content-type") == "text/event-stream"
+    edge.services.go_on.set_result(None)
+    assert response.read() == b"data: [DONE]\n\n"
+    connection.close()
+
+
+def test_deadline_of_the_client_ends_the_stream(edge: Edge) -> None:
+    await_ready(edge)
+    with grpc.insecure_channel(edge.address) as channel:
+        stub = message_pb2_grpc.ChatServiceStub(channel)
+        call = stub.SendMessage(message_pb2.SendMessageRequest(), metadata=(("authorization", "Bearer good"),), timeout=2)
+        with pytest.raises(grpc.RpcError) as ended:
+            list(call)
+        assert ended.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def test_edge_fails_closed_when_the_tenant_service_is_gone(edge: Edge) -> None:
+    await_ready(edge)
+    edge.tenant.stop(None).wait(GENEROUS_S)
+    status, _, answer = ask(edge, "GET", "/v1/models")
+    assert (status, json.loads(answer)["error"]["code"]) == (503, "unavailable")
+    assert not edge.services.seen
+
+
+def test_drained_edge_lets_the_running_stream_finish_and_takes_no_new_call(edge: Edge) -> None:
+    await_ready(edge)
+    connection = http.client.HTTPConnection("127.0.0.1", edge.port, timeout=GENEROUS_S)
+    connection.request("POST", "/v1/chat/completions", body=b"{}", headers=GOOD | JSON)
+    response = connection.getresponse()
+    assert response.read(9) == b"data: 1\n\n"
+    edge.admin.request("POST", "/healthcheck/fail")
+    edge.admin.request("POST", "/drain_listeners")
+    assert edge.admin.active_requests() == 1
+    for _ in range(300):
+        try:
+            http.client.HTTPConnection("127.0.0.1", edge.port, timeout=GENEROUS_S).connect()
+        except ConnectionRefusedError:
+            break
+        edge.envoy.ended(0.1)
+    else:
+        pytest.fail("the port stayed open")
+    edge.services.go_on.set_result(None)
+    assert response.read() == b"data: [DONE]\n\n"
+    connection.close()
+
+
+def test_access_log_holds_no_query_and_no_credential(edge: Edge) -> None:
+    await_ready(edge)
+    ask(edge, "GET", "/v1/models?secret=word")
+    edge.envoy.send(signal.SIGTERM)
+    assert edge.envoy.ended(GENEROUS_S)
+    lines = [json.loads(line) for line in edge.log.read_text().splitlines() if line.startswith("{")]
+    (entry,) = [line for line in lines if line["path"] == "/v1/models"]
+    assert (entry["verb"], entry["status"]) == ("GET", 200)
+    assert "word" not in edge.log.read_text() and "good" not in edge.log.read_text()
