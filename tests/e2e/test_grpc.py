@@ -137,9 +137,7 @@ def test_revoked_key_is_refused_at_once(site: Site) -> None:
     with site.channel() as channel:
         keys = api_key_pb2_grpc.ApiKeyServiceStub(channel)
         admin = (("authorization", f"Bearer {site.admin_key}"),)
-        made = keys.CreateApiKey(
-            api_key_pb2.CreateApiKeyRequest(parent="tenants/acme"), metadata=admin, timeout=60
-        )
+        made = keys.CreateApiKey(api_key_pb2.CreateApiKeyRequest(parent="tenants/acme"), metadata=admin, timeout=60)
         stub = conversation_pb2_grpc.ConversationServiceStub(channel)
         listing = conversation_pb2.ListConversationsRequest(parent="tenants/-")
         bearer = (("authorization", f"Bearer {made.secret}"),)
@@ -167,9 +165,7 @@ def test_private_methods_and_reflection_are_not_routed(site: Site) -> None:
         question = reflection_pb2.ServerReflectionRequest(list_services="")
         for call in (
             lambda: model.ListModels(model_pb2.ListModelsRequest(), metadata=site.bearer(), timeout=60),
-            lambda: checks.GetContentChecks(
-                tenant_pb2.GetContentChecksRequest(), metadata=site.bearer(), timeout=60
-            ),
+            lambda: checks.GetContentChecks(tenant_pb2.GetContentChecksRequest(), metadata=site.bearer(), timeout=60),
             lambda: list(reflection.ServerReflectionInfo(iter([question]), metadata=site.bearer(), timeout=60)),
         ):
             with pytest.raises(grpc.RpcError) as caught:
