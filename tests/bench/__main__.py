@@ -140,9 +140,7 @@ def main() -> None:
     results = {
         "machine": machine,
         "python": sys.version.split()[0],
-        "commit": subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-        ).stdout.strip(),
+        "commit": subprocess.run(commit, capture_output=True, text=True, check=False).stdout.strip(),
         "one_token_request": asdict(latency),
         "rows": [asdict(row) for row in rows],
     }
