@@ -9,7 +9,7 @@ import structlog
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, event, make_url
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
@@ -21,8 +21,8 @@ BUSY_TIMEOUT_MS = 5_000
 class Database:
     """An engine and its sessions.
 
-    A failure of the database itself (no connection, locked, full) becomes StorageUnavailable with neutral words; the
-    driver's text goes to the log. Statements' parameters are in neither.
+    A failure of the database itself (no connection, locked, full, damaged) becomes StorageUnavailable with neutral
+    words; the driver's text goes to the log. Statements' parameters are in neither.
     """
 
     def __init__(self, url: str, log: structlog.stdlib.BoundLogger) -> None:
@@ -47,7 +47,9 @@ class Database:
         try:
             async with self._sessions() as session, session.begin():
                 yield session
-        except (OperationalError, InterfaceError, PoolTimeout, OSError) as error:
+        except (DataError, IntegrityError, ProgrammingError):
+            raise
+        except (DBAPIError, PoolTimeout, OSError) as error:
             cause = error.orig if isinstance(error, DBAPIError) else error
             self._log.error("database unavailable", cause=str(cause))
             raise StorageUnavailable() from None

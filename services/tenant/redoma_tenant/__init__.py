@@ -1,0 +1,1 @@
+"""The tenant service: who may use Redoma, and the signed identity that says so."""

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import structlog
 from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
 from structlog.testing import capture_logs
 
 from redoma_kit.database import Database
@@ -48,4 +49,23 @@ async def test_missing_folder_is_unavailable_not_a_crash(tmp_path: Path) -> None
     with pytest.raises(StorageUnavailable):
         async with database.transaction() as session:
             await session.execute(text("select 1"))
+    await database.close()
+
+
+async def test_damaged_file_is_unavailable_not_a_defect(tmp_path: Path) -> None:
+    (tmp_path / "a.db").write_bytes(b"not a database" * 1_000)
+    database = Database(f"sqlite+aiosqlite:///{tmp_path}/a.db", structlog.get_logger())
+    with pytest.raises(StorageUnavailable):
+        async with database.transaction() as session:
+            await session.execute(text("select 1"))
+    await database.close()
+
+
+async def test_broken_constraint_reaches_the_store(tmp_path: Path) -> None:
+    database = Database(f"sqlite+aiosqlite:///{tmp_path}/a.db", structlog.get_logger())
+    async with database.transaction() as session:
+        await session.execute(text("create table t (x integer unique)"))
+    with pytest.raises(IntegrityError):
+        async with database.transaction() as session:
+            await session.execute(text("insert into t values (1), (1)"))
     await database.close()

@@ -1,0 +1,79 @@
+"""Keeps when each key was used last, to the minute, without making a call wait for a write."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Protocol
+
+import structlog
+
+from redoma_kit.errors import StorageUnavailable
+from redoma_tenant.api_keys import ApiKey
+
+FLUSH_INTERVAL_S = 5.0
+
+
+class LastUseStore(Protocol):
+    """Where last uses are kept. May raise StorageUnavailable."""
+
+    async def write_last_uses(self, last_uses: Mapping[str, datetime]) -> None:
+        """Sets the last use of keys by id, unless a later one is kept."""
+
+
+class LastUses:
+    """Gathers uses and writes them together, each key at most once a minute.
+
+    Uses that are not yet written are lost if the process is killed; a stop in order flushes them.
+    """
+
+    __slots__ = ("_log", "_now", "_pending", "_store", "_task", "_wake", "_written")
+
+    def __init__(self, store: LastUseStore, now: Callable[[], datetime], log: structlog.stdlib.BoundLogger) -> None:
+        self._store = store
+        self._now = now
+        self._log = log
+        self._pending: dict[str, datetime] = {}
+        self._written: dict[str, datetime] = {}
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def note(self, api_key: ApiKey) -> None:
+        """Notes that a key is used now."""
+        minute = self._now().replace(second=0, microsecond=0)
+        if api_key.last_use_time == minute or self._written.get(api_key.id) == minute:
+            return
+        self._pending[api_key.id] = minute
+        self._wake.set()
+
+    def start(self) -> None:
+        """Begins to write in the background."""
+        self._task = asyncio.create_task(self._run(), name="last uses")
+
+    async def stop(self) -> None:
+        """Stops, and writes what is left."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self.flush()
+
+    async def flush(self) -> None:
+        """Writes what is pending. What can't be written stays pending."""
+        self._wake.clear()
+        batch = dict(self._pending)
+        if not batch:
+            return
+        try:
+            await self._store.write_last_uses(batch)
+        except StorageUnavailable:
+            self._log.warning("last uses not written", keys=len(batch))
+            self._wake.set()
+            return
+        newest = max(batch.values())
+        self._written = {key: at for key, at in (self._written | batch).items() if at >= newest}
+        self._pending = {key: at for key, at in self._pending.items() if batch.get(key) != at}
+
+    async def _run(self) -> None:
+        while True:
+            await self._wake.wait()
+            await self.flush()
+            await asyncio.sleep(FLUSH_INTERVAL_S)

@@ -1,0 +1,1 @@
+"""What crosses the wire: protobuf in and out, and nothing else."""

@@ -1,0 +1,1 @@
+"""The tenant service's tables, and the only SQL it has."""

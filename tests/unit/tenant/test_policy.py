@@ -1,0 +1,110 @@
+"""Every RPC has a row in the policy table, and every refusal has one in the error table."""
+
+import importlib
+import pkgutil
+from typing import Any
+
+import grpc
+import pytest
+from envoy.service.auth.v3 import external_auth_pb2
+
+import redoma_tenant
+from redoma.chat.v1 import conversation_pb2, message_pb2, openai_pb2
+from redoma.tenant.v1 import api_key_pb2, tenant_pb2
+from redoma_kit import errors as kit_errors
+from redoma_kit.errors import DomainError, failure_of
+from redoma_kit.policy import CHAT, EDGE
+from redoma_tenant.errors import ERRORS
+from redoma_tenant.policy import POLICY
+from redoma_tenant.servicers.exposed import edge_routes
+from redoma_tenant.servicers.refusals import HTTP_STATUS
+
+SERVED = [
+    tenant_pb2.DESCRIPTOR.services_by_name["TenantService"],
+    api_key_pb2.DESCRIPTOR.services_by_name["ApiKeyService"],
+    external_auth_pb2.DESCRIPTOR.services_by_name["Authorization"],
+]
+CHAT_SERVICES = [
+    service
+    for file in (conversation_pb2, message_pb2, openai_pb2)
+    for service in file.DESCRIPTOR.services_by_name.values()
+]
+
+
+def methods(services: list[Any]) -> set[str]:
+    """Lists the full names of the services' methods."""
+    return {f"/{service.full_name}/{method.name}" for service in services for method in service.methods}
+
+
+def domain_errors() -> list[type[DomainError]]:
+    """Lists every domain exception of the package and of the kit."""
+    for module in pkgutil.walk_packages(redoma_tenant.__path__, "redoma_tenant."):
+        if ".migrations" not in module.name and not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    found, queue = [], [DomainError]
+    while queue:
+        for error in queue.pop().__subclasses__():
+            if error.__module__.startswith(("redoma_tenant.", "redoma_kit.")):
+                found.append(error)
+                queue.append(error)
+    return found
+
+
+def test_the_policy_names_every_rpc_and_nothing_else() -> None:
+    assert set(POLICY) == methods(SERVED)
+
+
+def test_every_rpc_but_the_check_needs_an_identity() -> None:
+    without = {method for method, rule in POLICY.items() if not rule.identity}
+    assert without == {"/envoy.service.auth.v3.Authorization/Check"}
+
+
+def test_only_the_content_checks_take_an_identity_made_for_another_method() -> None:
+    passed_on = {method: rule for method, rule in POLICY.items() if not rule.bound_method}
+    assert set(passed_on) == {"/redoma.tenant.v1.TenantService/GetContentChecks"}
+    assert all(rule.peers == CHAT for rule in passed_on.values())
+
+
+def test_every_administrative_rpc_needs_a_scope_that_no_chat_identity_has() -> None:
+    for method, rule in POLICY.items():
+        if rule.identity and rule.peers == EDGE:
+            assert rule.any_scope, method
+            assert not rule.any_scope & {"generate", "conversations"}, method
+
+
+def test_the_edge_is_let_in_to_chat_and_to_what_the_policy_opens() -> None:
+    table = edge_routes(POLICY)
+    opened = {method for method, rule in POLICY.items() if rule.peers == EDGE and rule.identity}
+    for method in methods(CHAT_SERVICES) | opened:
+        route = table.resolve("POST", method)
+        assert route is not None, method
+        assert route.scopes
+    for method in set(POLICY) - opened:
+        assert table.resolve("POST", method) is None, method
+
+
+@pytest.mark.parametrize("error", domain_errors(), ids=lambda error: error.__name__)
+def test_every_exception_has_a_rule_and_an_http_status_at_the_edge(error: type[DomainError]) -> None:
+    failure = _failure(error)
+    assert failure.reason
+    if error.__module__.startswith("redoma_tenant."):
+        assert failure.code in HTTP_STATUS
+        assert error in ERRORS
+
+
+def test_what_the_gate_raises_has_an_http_status() -> None:
+    for error in (
+        kit_errors.CredentialInvalid,
+        kit_errors.ScopeMissing,
+        kit_errors.MethodDenied,
+        kit_errors.ResourceNotFound,
+        kit_errors.StorageUnavailable,
+    ):
+        assert _failure(error).code in HTTP_STATUS
+    assert HTTP_STATUS[grpc.StatusCode.UNAVAILABLE] == 503
+
+
+def _failure(error: type[DomainError]) -> kit_errors.Failure:
+    instance = error.__new__(error)
+    DomainError.__init__(instance, "message")
+    return failure_of(instance, ERRORS)
