@@ -97,11 +97,11 @@ PROMPT = "› "
 def test_chat_streams_keeps_history_and_survives_ctrl_c(site: Site, terminal: "pexpect.spawn[str]") -> None:
     terminal.expect_exact(PROMPT)
     terminal.sendline("Write a very long story about a glass dome and everyone around it.")
-    wait_until(lambda: site.metric("redoma_model_running_sequences") == 1, "the answer to start")
+    wait_until(lambda: site.metric("redoma_model_running_requests") == 1, "the answer to start")
     terminal.expect(r"\w+ \w+")
     terminal.kill(signal.SIGINT)
     terminal.expect_exact(PROMPT)
-    wait_until(lambda: site.metric("redoma_model_running_sequences") == 0, "the slot to be free", 20)
+    wait_until(lambda: site.metric("redoma_model_running_requests") == 0, "the slot to be free", 20)
     assert terminal.isalive()
     terminal.sendline("/list")
     terminal.expect("Write a very long story")

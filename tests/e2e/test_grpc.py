@@ -195,8 +195,9 @@ def test_malformed_protobuf_is_refused_and_the_server_lives(site: Site, payload:
             request_serializer=lambda value: value,
             response_deserializer=lambda value: value,
         )
-        with pytest.raises(grpc.RpcError):
+        with pytest.raises(grpc.RpcError) as caught:
             raw(payload, metadata=site.bearer(), timeout=60)
+        assert reason_of(caught.value) == "INVALID_FIELD"
         assert new_conversation(site, channel)
 
 
@@ -209,4 +210,4 @@ def test_deadline_of_the_client_ends_the_stream(site: Site) -> None:
         with pytest.raises(grpc.RpcError) as caught:
             list(stub.SendMessage(request, metadata=site.bearer(), timeout=2))
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED  # type: ignore[attr-defined]
-    wait_until(lambda: site.metric("redoma_model_running_sequences") == 0, "the slot to be free", 20)
+    wait_until(lambda: site.metric("redoma_model_running_requests") == 0, "the slot to be free", 20)

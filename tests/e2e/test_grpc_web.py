@@ -65,13 +65,13 @@ def test_stream_arrives_in_order_with_its_end(site: Site, descriptors: Path) -> 
 def test_abort_in_the_browser_frees_the_slot(site: Site, descriptors: Path) -> None:
     lines = run(site, descriptors, site.keys["acme"], "abort", "Tell a story.")
     assert lines[-1]["code"] == "Canceled"
-    wait_until(lambda: site.metric("redoma_model_running_sequences") == 0, "the slot to be free", 20)
+    wait_until(lambda: site.metric("redoma_model_running_requests") == 0, "the slot to be free", 20)
 
 
 def test_deadline_reaches_the_service(site: Site, descriptors: Path) -> None:
     lines = run(site, descriptors, site.keys["acme"], "deadline", "Tell a story.")
     assert lines[-1]["code"] == "DeadlineExceeded"
-    wait_until(lambda: site.metric("redoma_model_running_sequences") == 0, "the slot to be free", 20)
+    wait_until(lambda: site.metric("redoma_model_running_requests") == 0, "the slot to be free", 20)
 
 
 def test_errors_carry_code_and_details(site: Site, descriptors: Path) -> None:

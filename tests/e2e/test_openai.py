@@ -185,9 +185,9 @@ def test_client_that_disconnects_frees_its_slot(site: Site) -> None:
         model=ANY_MODEL, messages=HELLO, stream=True, max_tokens=4_000, extra_body={"ignore_eos": True}
     )
     next(iter(stream))
-    assert site.metric("redoma_model_running_sequences") == 1
+    wait_until(lambda: site.metric("redoma_model_running_requests") == 1, "the answer to run", 20)
     stream.close()
-    wait_until(lambda: site.metric("redoma_model_running_sequences") == 0, "the slot to be free", 20)
+    wait_until(lambda: site.metric("redoma_model_running_requests") == 0, "the slot to be free", 20)
 
 
 def test_special_tokens_in_a_message_are_plain_text(site: Site) -> None:

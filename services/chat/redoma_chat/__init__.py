@@ -1,0 +1,1 @@
+"""The chat service: conversations that are kept, answers that stream into them, and the OpenAI façade."""

@@ -198,6 +198,28 @@ async def test_defect_tells_the_caller_nothing_but_the_request_id(
     assert dict(info.metadata) == {"request_id": "abc-1"}
 
 
+@pytest.mark.parametrize("kind", KINDS)
+async def test_bytes_that_are_no_message_are_an_invalid_argument(running: Running, kind: str) -> None:
+    path = f"/{SERVICE}/{kind}"
+    shape = kind.replace("Unary", "unary_", 1) if kind.startswith("Unary") else kind.replace("Stream", "stream_", 1)
+    method = getattr(running.channel, shape.lower())(path, lambda data: data, StringValue.FromString)
+    metadata = running.pki.metadata(["test"], method=path)
+    payload = b"\x0a\x02\xff\xfe"
+
+    async def payloads() -> AsyncIterator[bytes]:
+        yield payload
+
+    async def call() -> None:
+        response = method(payload if kind.startswith("Unary") else payloads(), metadata=metadata, timeout=20)
+        if kind.endswith("Stream"):
+            _ = [message async for message in response]
+        else:
+            await response
+
+    assert await refused(call()) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+    assert not running.echo.entered.is_set()
+
+
 async def test_error_class_without_a_rule_is_a_defect_not_a_crash(running: Running) -> None:
     class Unlisted(DomainError):
         pass

@@ -25,6 +25,11 @@ class Drain:
         """Calls that are being handled now."""
         return self._running
 
+    @property
+    def draining(self) -> bool:
+        """Whether the service is shutting down."""
+        return self._draining
+
     @asynccontextmanager
     async def __call__(self, call: Call) -> AsyncIterator[None]:
         if call.method in NOT_WORK:

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
+from google.protobuf.message import DecodeError
 
-from redoma_kit.errors import Failure
+from redoma_kit.errors import Failure, InvalidField
 from redoma_kit.identity import Identity
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class Pipeline(grpc.aio.ServerInterceptor):
 
     def _wrap(self, handler: "Handler", method: str) -> "Handler":
         codec = {
-            "request_deserializer": handler.request_deserializer,
+            "request_deserializer": _forgiving(handler.request_deserializer),
             "response_serializer": handler.response_serializer,
         }
         if not handler.request_streaming and not handler.response_streaming:
@@ -109,7 +110,7 @@ class Pipeline(grpc.aio.ServerInterceptor):
             call = Call(method, context)
             async with AsyncExitStack() as stack:
                 await self._enter(stack, call)
-                response = await behavior(request, context)
+                response = await behavior(_wellformed(request), context)
                 call.note_message()
             return response
 
@@ -122,6 +123,7 @@ class Pipeline(grpc.aio.ServerInterceptor):
             call = Call(method, context)
             async with AsyncExitStack() as stack:
                 await self._enter(stack, call)
+                request = _wellformed(request)
                 if writes_itself:
                     await behavior(request, context)
                     return
@@ -132,3 +134,32 @@ class Pipeline(grpc.aio.ServerInterceptor):
                         await context.write(response)
 
         return respond
+
+
+class _Malformed:
+    """Stands for a request whose bytes are no message, so that our rules refuse it and not grpc's."""
+
+
+def _forgiving(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    if deserialize is None:
+        return None
+
+    def read(data: bytes) -> Any:
+        try:
+            return deserialize(data)
+        except DecodeError:
+            return _Malformed()
+
+    return read
+
+
+def _wellformed(request: Any) -> Any:
+    """Gives the request, or the stream of requests, that raises InvalidField where one is malformed."""
+    if isinstance(request, _Malformed):
+        raise InvalidField("request", "is not a valid message of this method.")
+    return _wellformed_stream(request) if hasattr(request, "__aiter__") else request
+
+
+async def _wellformed_stream(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        yield _wellformed(request)

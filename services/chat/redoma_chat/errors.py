@@ -1,0 +1,131 @@
+"""Why the chat service refuses or ends a call, and the status each reason maps to.
+
+What the model service refuses reaches the caller under the same code and reason.
+"""
+
+import grpc
+
+from redoma.common.v1.error_reason_pb2 import ErrorReason
+from redoma_kit.errors import (
+    CredentialInvalid,
+    DeadlineExceeded,
+    DomainError,
+    ErrorRule,
+    ErrorTable,
+    Failure,
+    reason_name,
+)
+
+
+class InputRefused(DomainError):
+    """A check of the tenant refused the input."""
+
+    def __init__(self, check: str, problem: str) -> None:
+        super().__init__(problem, {"check": check})
+
+
+class StateConflict(DomainError):
+    """The message is not in a state that allows the call."""
+
+    def __init__(self, state: str) -> None:
+        super().__init__(f"The message's state {state} does not allow this call.", {"state": state})
+
+
+class ChecksUnavailable(DomainError):
+    """The tenant service can't be asked what to check, and nothing fresh is known."""
+
+    def __init__(self) -> None:
+        super().__init__("The tenant's content checks can't be read right now; try again.")
+
+
+class ModelUnreachable(DomainError):
+    """The model service does not answer."""
+
+    def __init__(self) -> None:
+        super().__init__("The model can't be reached right now; try again.")
+
+
+class ModelRefusal(DomainError):
+    """The model service gave a status of its own; base of what follows."""
+
+
+class PromptTooLong(ModelRefusal):
+    """The prompt does not fit the context window."""
+
+
+class ModelFieldRefused(ModelRefusal):
+    """The model service found a field malformed or out of range."""
+
+
+class ModelNotFound(ModelRefusal):
+    """No model of that id is served to the caller."""
+
+
+class ModelLoading(ModelRefusal):
+    """The weights are not loaded yet."""
+
+
+class ModelShuttingDown(ModelRefusal):
+    """The model service takes no new calls."""
+
+
+class QueueFull(ModelRefusal):
+    """As many requests wait for the model as may wait."""
+
+
+class ReaderTooSlow(ModelRefusal):
+    """The stream was read too slowly."""
+
+
+class GenerationFailed(ModelRefusal):
+    """The model could not compute the request."""
+
+
+class ModelCallDenied(ModelRefusal):
+    """The model service does not let this service call it."""
+
+
+class ModelScopeMissing(ModelRefusal):
+    """The model service misses a scope in the caller's identity."""
+
+
+class ModelDefect(ModelRefusal):
+    """The model service failed in a way that it does not explain; its log does."""
+
+
+_CODE = grpc.StatusCode
+_REASON = ErrorReason
+CHAT_ERRORS: ErrorTable = {
+    InputRefused: ErrorRule(_CODE.INVALID_ARGUMENT, _REASON.ERROR_REASON_INPUT_REFUSED),
+    StateConflict: ErrorRule(_CODE.FAILED_PRECONDITION, _REASON.ERROR_REASON_STATE_CONFLICT),
+    ChecksUnavailable: ErrorRule(_CODE.UNAVAILABLE, _REASON.ERROR_REASON_STORAGE_UNAVAILABLE, 1.0),
+    ModelUnreachable: ErrorRule(_CODE.UNAVAILABLE, _REASON.ERROR_REASON_MODEL_UNREACHABLE, 1.0),
+    PromptTooLong: ErrorRule(_CODE.INVALID_ARGUMENT, _REASON.ERROR_REASON_PROMPT_TOO_LONG),
+    ModelFieldRefused: ErrorRule(_CODE.INVALID_ARGUMENT, _REASON.ERROR_REASON_INVALID_FIELD),
+    ModelNotFound: ErrorRule(_CODE.NOT_FOUND, _REASON.ERROR_REASON_MODEL_NOT_FOUND),
+    ModelLoading: ErrorRule(_CODE.UNAVAILABLE, _REASON.ERROR_REASON_MODEL_LOADING, 1.0),
+    ModelShuttingDown: ErrorRule(_CODE.UNAVAILABLE, _REASON.ERROR_REASON_SHUTTING_DOWN, 1.0),
+    QueueFull: ErrorRule(_CODE.RESOURCE_EXHAUSTED, _REASON.ERROR_REASON_QUEUE_FULL, 2.0),
+    ReaderTooSlow: ErrorRule(_CODE.RESOURCE_EXHAUSTED, _REASON.ERROR_REASON_READER_TOO_SLOW),
+    GenerationFailed: ErrorRule(_CODE.INTERNAL, _REASON.ERROR_REASON_GENERATION_FAILED),
+    ModelCallDenied: ErrorRule(_CODE.PERMISSION_DENIED, _REASON.ERROR_REASON_METHOD_DENIED),
+    ModelScopeMissing: ErrorRule(_CODE.PERMISSION_DENIED, _REASON.ERROR_REASON_SCOPE_MISSING),
+    ModelDefect: ErrorRule(_CODE.INTERNAL, _REASON.ERROR_REASON_INTERNAL),
+}
+
+_BY_REASON: dict[str, type[DomainError]] = {
+    reason_name(rule.reason): cls for cls, rule in CHAT_ERRORS.items() if issubclass(cls, ModelRefusal)
+} | {reason_name(_REASON.ERROR_REASON_CREDENTIAL_INVALID): CredentialInvalid}
+
+
+def refusal_of_model(code: grpc.StatusCode, failure: Failure | None) -> DomainError:
+    """Gives the exception for a call of the model service that ended with `code`.
+
+    `failure` is what the service itself said of it; None means that something on the way ended the call.
+    """
+    if failure is None:
+        return DeadlineExceeded() if code is _CODE.DEADLINE_EXCEEDED else ModelUnreachable()
+    if failure.reason == reason_name(_REASON.ERROR_REASON_DEADLINE_EXCEEDED):
+        return DeadlineExceeded()
+    cls = _BY_REASON.get(failure.reason, ModelDefect)
+    return cls(failure.message, failure.metadata, failure.retry_after_s)

@@ -1,0 +1,122 @@
+"""The values that pass between the chat service and a model: a prompt in, the events of an answer out."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Role(Enum):
+    """Who speaks."""
+
+    SYSTEM = "SYSTEM"
+    USER = "USER"
+    ASSISTANT = "ASSISTANT"
+
+
+class FinishReason(Enum):
+    """Why an answer ended."""
+
+    STOP = "STOP"
+    LENGTH = "LENGTH"
+    CANCELLED = "CANCELLED"
+    INTERRUPTED = "INTERRUPTED"
+    CONTENT_FILTER = "CONTENT_FILTER"
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One message of a prompt."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What the model is asked.
+
+    Attributes:
+        model: Id of the model; empty is the default one.
+        turns: Oldest first; an optional system turn, then turns that end with the user's.
+        continues: The last turn is the assistant's, and the answer goes on where it ends.
+        drop_oldest: A prompt that does not fit loses its oldest turns; otherwise it is refused.
+    """
+
+    model: str
+    turns: tuple[Turn, ...]
+    continues: bool = False
+    drop_oldest: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of a request so far; each later count replaces the former."""
+
+    input_tokens: int = 0
+    cached_input_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        """Adds the counts of another request."""
+        return Usage(
+            self.input_tokens + other.input_tokens,
+            self.cached_input_tokens + other.cached_input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.reasoning_tokens + other.reasoning_tokens,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token, its natural log probability, and the most probable tokens at its position."""
+
+    token: bytes
+    logprob: float
+    top: tuple["TokenLogprob", ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The request has its place in the batch."""
+
+    model: str
+    input_tokens: int
+    context_tokens: int
+    dropped_messages: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of the answer, of the reasoning, or of both."""
+
+    text: str
+    reasoning: str
+    usage: Usage
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The answer ended."""
+
+    finish_reason: FinishReason
+    usage: Usage
+
+
+Event = Started | Delta | Done
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCount:
+    """Tokens of a prompt, chat template included, and the size of the context window."""
+
+    input_tokens: int
+    context_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A model that is served, and when it was loaded, in Unix seconds."""
+
+    id: str
+    load_time_s: int

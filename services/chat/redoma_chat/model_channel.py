@@ -1,0 +1,232 @@
+"""The one seam between the chat service and the model: today mutual TLS to the model service, later the network.
+
+A call fails within about a second where the model can't be reached, and never hangs: the channel must be ready within
+READY_WAIT_S, the response headers must come within HEADERS_WAIT_S (the model sends them before it queues a request),
+and the channel's pings notice a peer that froze later.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable
+from contextlib import aclosing
+from typing import Protocol, TypeVar
+
+import grpc
+
+from redoma.common.v1 import sampling_pb2, usage_pb2
+from redoma.model.v1 import model_pb2
+from redoma.model.v1.model_pb2_grpc import ModelServiceStub
+from redoma_chat.errors import ModelUnreachable, refusal_of_model
+from redoma_chat.inference import (
+    Delta,
+    Done,
+    Event,
+    FinishReason,
+    ModelInfo,
+    Prompt,
+    Role,
+    Started,
+    TokenCount,
+    TokenLogprob,
+    Usage,
+)
+from redoma_chat.sampling import Sampling
+from redoma_kit.errors import failure_from_status
+from redoma_kit.identity import METADATA_KEY as IDENTITY_KEY
+from redoma_kit.identity import current_identity
+from redoma_kit.interceptors.request_id import METADATA_KEY as REQUEST_ID_KEY
+from redoma_kit.interceptors.request_id import current_request_id
+from redoma_kit.telemetry import Telemetry
+
+READY_WAIT_S = 0.8
+HEADERS_WAIT_S = 3.0
+T = TypeVar("T")
+
+
+class ModelChannel(Protocol):
+    """A model that answers for the identity of the call being handled.
+
+    Every method raises ModelUnreachable where the model does not answer, DeadlineExceeded after `timeout_s` seconds,
+    and a ModelRefusal for what the model service itself refuses.
+    """
+
+    def generate(self, prompt: Prompt, sampling: Sampling, timeout_s: float) -> AsyncGenerator[Event, None]:
+        """Streams one Started, then Deltas, then one Done. Closing the generator cancels the generation at once."""
+        ...
+
+    async def count_tokens(self, prompt: Prompt, timeout_s: float) -> TokenCount:
+        """Counts a prompt's tokens."""
+        ...
+
+    async def list_models(self, timeout_s: float) -> tuple[ModelInfo, ...]:
+        """Lists the models served, the default one first."""
+        ...
+
+    async def get_model(self, model: str, timeout_s: float) -> ModelInfo:
+        """Gets one model; empty is the default one."""
+        ...
+
+
+async def wait_until_ready(channel: grpc.aio.Channel, wait_s: float) -> bool:
+    """Says whether the channel has a connection, waiting for one at most `wait_s` seconds."""
+    try:
+        async with asyncio.timeout(wait_s):
+            while (state := channel.get_state(try_to_connect=True)) is not grpc.ChannelConnectivity.READY:
+                await channel.wait_for_state_change(state)
+    except TimeoutError:
+        return False
+    return True
+
+
+def call_metadata(telemetry: Telemetry) -> tuple[tuple[str, str], ...]:
+    """Gives what every call to another service carries on: the signed identity, the request id, the trace."""
+    return (
+        (IDENTITY_KEY, current_identity().token),
+        (REQUEST_ID_KEY, current_request_id()),
+        *telemetry.propagation_headers().items(),
+    )
+
+
+class GrpcModelChannel:
+    """The model service at the other end of a gRPC channel."""
+
+    def __init__(self, channel: grpc.aio.Channel, telemetry: Telemetry) -> None:
+        self._channel = channel
+        self._stub = ModelServiceStub(channel)
+        self._telemetry = telemetry
+
+    async def generate(self, prompt: Prompt, sampling: Sampling, timeout_s: float) -> AsyncGenerator[Event, None]:
+        """Streams the answer; see ModelChannel."""
+        await self._ready()
+        request = model_pb2.GenerateRequest(
+            model=prompt.model,
+            messages=_messages(prompt),
+            sampling=sampling_message(sampling),
+            continue_final_message=prompt.continues,
+            truncation=model_pb2.TRUNCATION_DROP_OLDEST if prompt.drop_oldest else model_pb2.TRUNCATION_REFUSE,
+        )
+        call = self._stub.Generate(request, timeout=timeout_s, metadata=call_metadata(self._telemetry))
+        try:
+            async with asyncio.timeout(HEADERS_WAIT_S):
+                await call.initial_metadata()
+            async with aclosing(_events(call)) as events:
+                has_started = False
+                async for event in events:
+                    has_started = has_started or isinstance(event, Started)
+                    if not has_started:
+                        break
+                    yield event
+                    if isinstance(event, Done):
+                        return
+            raise ModelUnreachable()
+        except TimeoutError:
+            raise ModelUnreachable() from None
+        except asyncio.CancelledError:
+            _raise_if_cancelled_here()
+            raise ModelUnreachable() from None
+        except grpc.aio.AioRpcError as error:
+            raise refusal_of_model(error.code(), failure_from_status(error)) from None
+        finally:
+            call.cancel()
+
+    async def count_tokens(self, prompt: Prompt, timeout_s: float) -> TokenCount:
+        """Counts a prompt's tokens."""
+        await self._ready()
+        request = model_pb2.CountTokensRequest(
+            model=prompt.model, messages=_messages(prompt), continue_final_message=prompt.continues
+        )
+        metadata = call_metadata(self._telemetry)
+        response = await _answer(self._stub.CountTokens(request, timeout=timeout_s, metadata=metadata))
+        return TokenCount(response.input_tokens, response.context_tokens)
+
+    async def list_models(self, timeout_s: float) -> tuple[ModelInfo, ...]:
+        """Lists the models served."""
+        await self._ready()
+        request = model_pb2.ListModelsRequest()
+        metadata = call_metadata(self._telemetry)
+        response = await _answer(self._stub.ListModels(request, timeout=timeout_s, metadata=metadata))
+        return tuple(ModelInfo(model.id, model.load_time_s) for model in response.models)
+
+    async def get_model(self, model: str, timeout_s: float) -> ModelInfo:
+        """Gets one model."""
+        await self._ready()
+        request = model_pb2.GetModelRequest(id=model)
+        metadata = call_metadata(self._telemetry)
+        response = await _answer(self._stub.GetModel(request, timeout=timeout_s, metadata=metadata))
+        return ModelInfo(response.model.id, response.model.load_time_s)
+
+    async def _ready(self) -> None:
+        if not await wait_until_ready(self._channel, READY_WAIT_S):
+            raise ModelUnreachable()
+
+
+async def _answer(call: Awaitable[T]) -> T:
+    try:
+        return await call
+    except asyncio.CancelledError:
+        _raise_if_cancelled_here()
+        raise ModelUnreachable() from None
+    except grpc.aio.AioRpcError as error:
+        raise refusal_of_model(error.code(), failure_from_status(error)) from None
+
+
+def _raise_if_cancelled_here() -> None:
+    # grpc raises CancelledError also where the peer ended the call with the status CANCELLED.
+    task = asyncio.current_task()
+    if task is None or task.cancelling():
+        raise asyncio.CancelledError
+
+
+async def _events(
+    call: grpc.aio.UnaryStreamCall[model_pb2.GenerateRequest, model_pb2.GenerateResponse],
+) -> AsyncGenerator[Event, None]:
+    async for response in call:
+        match response.WhichOneof("event"):
+            case "delta":
+                delta = response.delta
+                logprobs = tuple(_logprob(entry) for entry in delta.logprobs) if delta.logprobs else ()
+                yield Delta(delta.text, delta.reasoning, _usage(delta.usage), logprobs)
+            case "started":
+                started = response.started
+                yield Started(started.model, started.input_tokens, started.context_tokens, started.dropped_messages)
+            case "done":
+                reason = FinishReason(
+                    usage_pb2.FinishReason.Name(response.done.finish_reason).removeprefix("FINISH_REASON_")
+                )
+                yield Done(reason, _usage(response.done.usage))
+
+
+def _messages(prompt: Prompt) -> list[model_pb2.Message]:
+    roles = {
+        Role.SYSTEM: model_pb2.ROLE_SYSTEM,
+        Role.USER: model_pb2.ROLE_USER,
+        Role.ASSISTANT: model_pb2.ROLE_ASSISTANT,
+    }
+    return [model_pb2.Message(role=roles[turn.role], content=turn.content) for turn in prompt.turns]
+
+
+def sampling_message(sampling: Sampling) -> sampling_pb2.SamplingOptions:
+    """Gives the options as the wire has them."""
+    return sampling_pb2.SamplingOptions(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        min_p=sampling.min_p,
+        repeat_penalty=sampling.repeat_penalty,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        seed=sampling.seed,
+        stop=sampling.stop,
+        max_output_tokens=sampling.max_output_tokens,
+        ignore_eos=sampling.ignore_eos,
+        logit_bias=sampling.logit_bias,
+        logprobs=sampling.logprobs,
+        top_logprobs=sampling.top_logprobs,
+    )
+
+
+def _usage(usage: usage_pb2.Usage) -> Usage:
+    return Usage(usage.input_tokens, usage.cached_input_tokens, usage.output_tokens, usage.reasoning_tokens)
+
+
+def _logprob(entry: sampling_pb2.TokenLogprob) -> TokenLogprob:
+    return TokenLogprob(entry.token, entry.logprob, tuple(TokenLogprob(top.token, top.logprob) for top in entry.top))

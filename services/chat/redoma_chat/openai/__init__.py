@@ -1,0 +1,1 @@
+"""OpenAI's REST shapes: requests in, responses and errors out."""

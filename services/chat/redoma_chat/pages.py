@@ -1,0 +1,52 @@
+"""Page tokens: where the last page ended, tied to the request that it was a page of."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+
+from redoma_kit.errors import InvalidField
+
+MAX_TOKEN_CHARACTERS = 512
+Position = tuple[int | str, ...]
+
+
+def page_token(request: Sequence[str], position: Position) -> str:
+    """Gives the token of the page after `position`; `request` is what must stay the same between pages."""
+    return base64.urlsafe_b64encode(json.dumps([_digest(request), *position]).encode()).decode().rstrip("=")
+
+
+def page_position(token: str, request: Sequence[str], kinds: Sequence[type]) -> Position | None:
+    """Reads the position out of a token, or None for the first page.
+
+    Raises:
+        InvalidField: The token was not made by `page_token` for the same request.
+    """
+    if not token:
+        return None
+    try:
+        if len(token) > MAX_TOKEN_CHARACTERS:
+            raise ValueError("too long")
+        digest, *position = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
+        if digest != _digest(request) or [type(part) for part in position] != list(kinds):
+            raise ValueError("of another request")
+        if any(isinstance(part, int) and not 0 <= part < 2**63 for part in position):
+            raise ValueError("out of range")
+    except (ValueError, TypeError, RecursionError):
+        raise InvalidField("page_token", "is not the next_page_token of the same list") from None
+    return tuple(position)
+
+
+def _digest(request: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(list(request)).encode()).hexdigest()[:16]
+
+
+def page_size(asked: int, default: int, most: int) -> int:
+    """Gives how many to list.
+
+    Raises:
+        InvalidField: Less than none were asked for.
+    """
+    if asked < 0:
+        raise InvalidField("page_size", "must be 0 or more")
+    return min(asked or default, most)

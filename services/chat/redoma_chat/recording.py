@@ -1,0 +1,126 @@
+"""The saved side of a streaming answer: what has come so far, checkpoints of it, and its end."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Protocol, TypeVar
+
+import structlog
+
+from redoma_chat.conversations import Message, MessageState
+from redoma_chat.inference import Delta, FinishReason, Usage
+from redoma_chat.names import Owner
+from redoma_kit.errors import ResourceNotFound, StorageUnavailable
+
+CHECKPOINT_INTERVAL_S = 1.0
+CHECKPOINT_DELTAS = 64
+RETRY_DELAYS_S = (0.2, 0.5, 1.0, 2.0)
+WHOLE = frozenset({FinishReason.STOP, FinishReason.CONTENT_FILTER})
+T = TypeVar("T")
+
+
+class RecordingStore(Protocol):
+    """Where answers are kept while they stream."""
+
+    async def save_answer(self, owner: Owner, answer: Message) -> bool:
+        """Saves content, reasoning, usage, state, model and finish reason; says whether the message exists."""
+        ...
+
+
+class Recording:
+    """One answer being recorded.
+
+    Checkpoints run beside the stream, one at a time: a slow disk makes them rarer and never holds the stream up.
+    """
+
+    def __init__(
+        self,
+        store: RecordingStore,
+        owner: Owner,
+        answer: Message,
+        clock: Callable[[], float],
+        now_us: Callable[[], int],
+        log: structlog.stdlib.BoundLogger,
+    ) -> None:
+        self._store = store
+        self._owner = owner
+        self._answer = answer
+        self._clock = clock
+        self._now_us = now_us
+        self._log = log
+        self._text = [answer.content]
+        self._reasoning = [answer.reasoning]
+        self._before = answer.usage
+        self._usage = Usage()
+        self._saved_at = clock()
+        self._unsaved = 0
+        self._checkpoint: asyncio.Task[None] | None = None
+
+    def append(self, delta: Delta) -> None:
+        """Takes a piece, and starts a checkpoint when one is due."""
+        self._text.append(delta.text)
+        self._reasoning.append(delta.reasoning)
+        self._usage = delta.usage
+        self._unsaved += 1
+        if self._unsaved >= CHECKPOINT_DELTAS or self._clock() - self._saved_at >= CHECKPOINT_INTERVAL_S:
+            self._start_checkpoint()
+
+    def started(self, model: str, input_tokens: int) -> Message:
+        """Notes the model that answers and the prompt's size; gives the answer as it is now."""
+        self._answer = replace(self._answer, model=model)
+        self._usage = Usage(input_tokens=input_tokens)
+        return self._snapshot()
+
+    def count(self, usage: Usage) -> None:
+        """Takes the final counts."""
+        self._usage = usage
+
+    async def finish(self, reason: FinishReason) -> Message:
+        """Saves the answer with why it ended, and gives it as saved.
+
+        Raises:
+            ResourceNotFound: The conversation was deleted meanwhile.
+            StorageUnavailable: It could not be saved, also not after some tries.
+        """
+        if self._checkpoint is not None:
+            await asyncio.gather(self._checkpoint, return_exceptions=True)
+        state = MessageState.COMPLETE if reason in WHOLE else MessageState.PARTIAL
+        message = replace(self._snapshot(), state=state, finish_reason=reason)
+        if not await with_retries(lambda: self._store.save_answer(self._owner, message)):
+            raise ResourceNotFound(self._owner.message_name(message.conversation_id, message.id))
+        return message
+
+    def _snapshot(self) -> Message:
+        # One string each from here on, so that the next snapshot does not join all pieces again.
+        self._text = ["".join(self._text)]
+        self._reasoning = ["".join(self._reasoning)]
+        return replace(
+            self._answer,
+            content=self._text[0],
+            reasoning=self._reasoning[0],
+            usage=self._before + self._usage,
+            update_time_us=self._now_us(),
+        )
+
+    def _start_checkpoint(self) -> None:
+        if self._checkpoint is not None and not self._checkpoint.done():
+            return
+        self._saved_at = self._clock()
+        self._unsaved = 0
+        self._checkpoint = asyncio.create_task(self._save(self._snapshot()))
+
+    async def _save(self, message: Message) -> None:
+        try:
+            await self._store.save_answer(self._owner, message)
+        except StorageUnavailable:
+            self._log.warning("checkpoint skipped", message=message.id)
+
+
+async def with_retries(work: Callable[[], Awaitable[T]]) -> T:
+    """Does `work`, again after each of RETRY_DELAYS_S while the store is not available."""
+    for delay_s in RETRY_DELAYS_S:
+        try:
+            return await work()
+        except StorageUnavailable:
+            await asyncio.sleep(delay_s)
+    return await work()

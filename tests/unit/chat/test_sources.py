@@ -1,0 +1,133 @@
+"""What time and trouble do to the checks' cache and to the saving of an answer."""
+
+import asyncio
+from typing import Any
+
+import pytest
+import structlog
+
+from redoma_chat.checks.chain import BlockedPattern, ContentChecks
+from redoma_chat.checks.source import FRESH_S, MAX_TENANTS, CheckSource
+from redoma_chat.conversations import Message, MessageState
+from redoma_chat.errors import ChecksUnavailable
+from redoma_chat.inference import Delta, FinishReason, Role, Usage
+from redoma_chat.names import Owner
+from redoma_chat.persistence import run_to_end
+from redoma_chat.recording import CHECKPOINT_DELTAS, Recording
+from redoma_kit.errors import ResourceNotFound, StorageUnavailable
+
+OWNER = Owner("acme", "tenants/acme/apiKeys/one")
+
+
+class Tenants:
+    def __init__(self) -> None:
+        self.asked = 0
+        self.fails = False
+
+    async def content_checks(self) -> ContentChecks:
+        self.asked += 1
+        if self.fails:
+            raise ChecksUnavailable()
+        return ContentChecks(0, (BlockedPattern("x", masks=True),))
+
+
+async def test_checks_are_asked_again_when_old_and_never_used_stale() -> None:
+    now = [0.0]
+    tenants = Tenants()
+    model: Any = None
+    source = CheckSource(tenants, model, lambda: now[0])
+    first = await source.chain("acme")
+    now[0] = FRESH_S - 0.1
+    assert await source.chain("acme") is first
+    now[0] = FRESH_S
+    tenants.fails = True
+    with pytest.raises(ChecksUnavailable):
+        await source.chain("acme")
+    tenants.fails = False
+    assert await source.chain("acme") is not first
+    assert tenants.asked == 3
+
+
+async def test_checks_of_many_tenants_stay_within_the_bound() -> None:
+    tenants = Tenants()
+    model: Any = None
+    source = CheckSource(tenants, model, lambda: 0.0)
+    for index in range(MAX_TENANTS + 1):
+        await source.chain(f"t{index}")
+    await source.chain("t0")
+    assert tenants.asked == MAX_TENANTS + 2
+    await source.chain(f"t{MAX_TENANTS}")
+    assert tenants.asked == MAX_TENANTS + 2
+
+
+class Store:
+    """Remembers what is saved; fails as often as `failures` says."""
+
+    def __init__(self, failures: int = 0, exists: bool = True) -> None:
+        self.saved: list[Message] = []
+        self.failures = failures
+        self.exists = exists
+
+    async def save_answer(self, owner: Owner, answer: Message) -> bool:
+        if self.failures:
+            self.failures -= 1
+            raise StorageUnavailable()
+        self.saved.append(answer)
+        return self.exists
+
+
+def recording(store: Store) -> Recording:
+    answer = Message("m", "c", "p", Role.ASSISTANT, "old ", MessageState.STREAMING, 0, 0, usage=Usage(5, 0, 5, 0))
+    return Recording(store, OWNER, answer, lambda: 0.0, lambda: 7, structlog.stdlib.get_logger())
+
+
+async def test_answer_is_saved_although_the_store_was_away_for_a_moment() -> None:
+    store = Store(failures=2)
+    saved = await recording(store).finish(FinishReason.STOP)
+    assert store.saved == [saved]
+    assert (saved.state, saved.content) == (MessageState.COMPLETE, "old ")
+
+
+async def test_failed_checkpoint_does_not_hurt_the_answer() -> None:
+    store = Store(failures=1)
+    record = recording(store)
+    for count in range(1, CHECKPOINT_DELTAS + 1):
+        record.append(Delta("x", "y", Usage(3, 0, count, 0)))
+    saved = await record.finish(FinishReason.CANCELLED)
+    assert store.failures == 0
+    assert saved.content == "old " + "x" * CHECKPOINT_DELTAS
+    assert saved.reasoning == "y" * CHECKPOINT_DELTAS
+    assert saved.usage == Usage(8, 0, 5 + CHECKPOINT_DELTAS, 0)
+    assert (saved.state, saved.finish_reason) == (MessageState.PARTIAL, FinishReason.CANCELLED)
+
+
+async def test_answer_of_a_deleted_conversation_is_not_found() -> None:
+    with pytest.raises(ResourceNotFound):
+        await recording(Store(exists=False)).finish(FinishReason.STOP)
+
+
+async def test_cancelled_caller_waits_for_work_that_must_end() -> None:
+    release, ended = asyncio.Event(), asyncio.Event()
+
+    async def work() -> None:
+        await release.wait()
+        ended.set()
+
+    task = asyncio.create_task(run_to_end(work()))
+    for _ in range(3):
+        await asyncio.sleep(0)
+        task.cancel()
+    await asyncio.sleep(0)
+    assert not task.done()
+    release.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ended.is_set()
+
+
+async def test_work_that_fails_tells_its_caller() -> None:
+    async def work() -> None:
+        raise StorageUnavailable
+
+    with pytest.raises(StorageUnavailable):
+        await run_to_end(work())

@@ -1,0 +1,112 @@
+"""Tables that must be complete: errors, policy, and the schema that migrations make."""
+
+import importlib
+import pkgutil
+from pathlib import Path
+
+import grpc
+import structlog
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection
+
+import redoma_chat
+from redoma.chat.v1 import conversation_pb2, message_pb2, openai_pb2
+from redoma.common.v1.error_reason_pb2 import ErrorReason
+from redoma.common.v1.usage_pb2 import FinishReason as WireFinishReason
+from redoma_chat import errors
+from redoma_chat.errors import CHAT_ERRORS, ModelUnreachable, refusal_of_model
+from redoma_chat.inference import FinishReason
+from redoma_chat.policy import CHAT_POLICY
+from redoma_chat.server import MIGRATIONS
+from redoma_chat.tables import METADATA
+from redoma_kit.database import Database
+from redoma_kit.errors import KIT_ERRORS, DeadlineExceeded, DomainError, Failure, failure_of, reason_name
+from redoma_kit.policy import EDGE
+
+
+def subclasses(cls: type[DomainError]) -> set[type[DomainError]]:
+    found = {cls}
+    for sub in cls.__subclasses__():
+        found |= subclasses(sub)
+    return found
+
+
+def test_every_exception_class_has_a_rule() -> None:
+    for module in pkgutil.walk_packages(redoma_chat.__path__, "redoma_chat."):
+        if not module.name.endswith("__main__") and "migrations" not in module.name:
+            importlib.import_module(module.name)
+    of_chat = {cls for cls in subclasses(DomainError) if cls.__module__.startswith("redoma_chat")}
+    assert len(of_chat) > 10
+    for cls in of_chat - {DomainError, errors.ModelRefusal}:
+        assert cls in CHAT_ERRORS, cls
+        error = cls.__new__(cls)
+        DomainError.__init__(error, "message", {"field": "x"})
+        failure = failure_of(error, CHAT_ERRORS)
+        assert f"ERROR_REASON_{failure.reason}" in ErrorReason.DESCRIPTOR.values_by_name
+        assert (failure.code is grpc.StatusCode.UNAVAILABLE) <= (failure.retry_after_s is not None)
+
+
+def test_what_the_model_says_keeps_its_code_and_reason() -> None:
+    kept = {rule.reason: rule.code for table in (KIT_ERRORS, CHAT_ERRORS) for rule in table.values()}
+    for reason in (
+        "INVALID_FIELD",
+        "PROMPT_TOO_LONG",
+        "CREDENTIAL_INVALID",
+        "SCOPE_MISSING",
+        "METHOD_DENIED",
+        "MODEL_NOT_FOUND",
+        "MODEL_LOADING",
+        "QUEUE_FULL",
+        "READER_TOO_SLOW",
+        "SHUTTING_DOWN",
+        "DEADLINE_EXCEEDED",
+        "GENERATION_FAILED",
+        "INTERNAL",
+    ):
+        code = kept[ErrorReason.Value(f"ERROR_REASON_{reason}")]
+        passed = failure_of(refusal_of_model(code, Failure(code, reason, "m", {"a": "b"})), CHAT_ERRORS)
+        assert (passed.code, passed.reason) == (code, reason)
+
+
+def test_status_without_our_details_is_the_links_fault() -> None:
+    assert isinstance(refusal_of_model(grpc.StatusCode.INTERNAL, None), ModelUnreachable)
+    assert isinstance(refusal_of_model(grpc.StatusCode.DEADLINE_EXCEEDED, None), DeadlineExceeded)
+    newer = refusal_of_model(grpc.StatusCode.ABORTED, Failure(grpc.StatusCode.ABORTED, "OF_A_NEWER_RELEASE", "m", {}))
+    assert failure_of(newer, CHAT_ERRORS).reason == reason_name(ErrorReason.ERROR_REASON_INTERNAL)
+
+
+def test_every_rpc_is_in_the_policy_table_for_the_edge_with_a_scope() -> None:
+    services = [
+        service
+        for module in (conversation_pb2, message_pb2, openai_pb2)
+        for service in module.DESCRIPTOR.services_by_name.values()
+    ]
+    methods = {f"/{service.full_name}/{method.name}" for service in services for method in service.methods}
+    assert methods == set(CHAT_POLICY)
+    assert len(services) == 3
+    for rule in CHAT_POLICY.values():
+        assert rule.peers == EDGE
+        assert rule.identity
+        assert rule.bound_method
+        assert rule.all_scopes
+
+
+def test_finish_reasons_are_the_wires() -> None:
+    names = {name.removeprefix("FINISH_REASON_") for name in WireFinishReason.DESCRIPTOR.values_by_name} - {
+        "UNSPECIFIED"
+    }
+    assert {reason.value for reason in FinishReason} == names
+
+
+async def test_migrations_make_the_tables(tmp_path: Path) -> None:
+    database = Database(f"sqlite+aiosqlite:///{tmp_path}/chat.db", structlog.stdlib.get_logger())
+    await database.upgrade(MIGRATIONS)
+    await database.upgrade(MIGRATIONS)
+
+    def differences(connection: Connection) -> list[object]:
+        return list(compare_metadata(MigrationContext.configure(connection), METADATA))
+
+    async with database.engine.connect() as connection:
+        assert await connection.run_sync(differences) == []
+    await database.close()
