@@ -1,6 +1,7 @@
 """The ways to one engine that are compared: in this process, by the model service alone, through the whole site."""
 
 import json
+import os
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -21,9 +22,8 @@ from redoma_kit.channel import open_channel
 from redoma_kit.identity import ALGORITHM, ISSUER, METADATA_KEY
 from redoma_kit.settings import MetricsSettings, TlsSettings, TracingSettings, UpstreamSettings, load_settings
 from redoma_kit.telemetry import Telemetry
-from redoma_model.__main__ import llama_options
 from redoma_model.engine.engine import Engine
-from redoma_model.engine.llama import load_llama
+from redoma_model.engine.hardware import share_cores
 from redoma_model.engine.stream import Delta
 from redoma_model.engine.template import Message
 from redoma_model.metrics import EngineMetrics
@@ -43,8 +43,11 @@ async def engine(home: Path, stack: AsyncExitStack) -> OpenStream:
     """The engine in this process, with the site's own settings."""
     settings = load_settings(ModelSettings, home / "config" / "model.toml")
     telemetry = Telemetry("bench", MetricsSettings(), TracingSettings())
-    options = llama_options(settings)
-    running = Engine(lambda progress: load_llama(options, progress), settings.limits, EngineMetrics(telemetry))
+    # As `redoma-model` does it: llama.cpp reads how its threads wait when it is brought in.
+    share_cores(os.environ)
+    from redoma_model.loading import llama_loader
+
+    running = Engine(llama_loader(settings), settings.limits, EngineMetrics(telemetry))
     running.start()
     stack.push_async_callback(running.stop)
     workers = stack.enter_context(ThreadPoolExecutor(1))

@@ -1,9 +1,9 @@
 """Why the model service refuses or ends a request, and the status each reason maps to."""
 
 import grpc
-from redoma_kit.errors import DomainError, ErrorRule, ErrorTable
 
 from redoma.common.v1.error_reason_pb2 import ErrorReason
+from redoma_kit.errors import DomainError, ErrorRule, ErrorTable
 
 
 class PromptTooLong(DomainError):

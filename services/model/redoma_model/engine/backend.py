@@ -107,7 +107,7 @@ class Backend(Tokenizer, Protocol):
         ...
 
     def decode(self, chunks: Sequence[Chunk]) -> None:
-        """Computes one step. Each chunk that completes its sequence gives one row of logits, in the order of the chunks.
+        """Computes one step. Each chunk that completes its sequence gives a row of logits, in the chunks' order.
 
         Raises:
             OutOfCells: No room.
@@ -127,6 +127,11 @@ class Backend(Tokenizer, Protocol):
         """Gives the log probability of `token` in a row, and of the `top` most probable tokens."""
         ...
 
+    @property
+    def held_cells(self) -> int:
+        """KV cells that hold a token, of whichever slot, as far as the library tells."""
+        ...
+
     def forget(self, slot: int) -> None:
         """Frees every KV cell of a slot."""
         ...
@@ -136,5 +141,7 @@ class Backend(Tokenizer, Protocol):
         ...
 
 
-# Loads a backend; called on the engine's thread with a function that takes the progress, 0 to 1.
-BackendLoader = Callable[[Callable[[float], None]], Backend]
+# Takes the progress of loading, 0 to 1, and tells whether to go on.
+Progress = Callable[[float], bool]
+# Loads a backend, on the engine's thread.
+BackendLoader = Callable[[Progress], Backend]

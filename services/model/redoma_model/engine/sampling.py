@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 from redoma_kit.errors import InvalidField
 
@@ -11,7 +10,6 @@ MAX_STOPS = 16
 MAX_STOP_BYTES = 256
 MAX_BIASES = 1_024
 MAX_TOP_LOGPROBS = 20
-_NO_BIAS: Mapping[int, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +44,7 @@ class Sampling:
     stop: tuple[str, ...] = ()
     max_output_tokens: int | None = None
     ignore_eos: bool = False
-    logit_bias: Mapping[int, float] = field(default=_NO_BIAS)
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
     logprobs: bool = False
     top_logprobs: int = 0
 

@@ -1,10 +1,10 @@
 """Which requests run: first come, first served, within the slots and the KV cells there are.
 
 A request is admitted when a slot is free and its prompt plus a headroom for its answer fit the cells nobody has
-reserved; none overtakes another. The headroom is less than the worst case, so that ordinary requests fill all slots. When
-the cells run out all the same, the youngest running request gives its cells up, waits at the head of the queue and is
-computed again from its tokens: its stream only pauses. The oldest never does, and a context window fits the cells, so
-every request comes to its end.
+reserved; none overtakes another. The headroom is less than the worst case, so that ordinary requests fill all slots.
+When the cells run out all the same, the youngest running request gives its cells up, waits at the head of the queue and
+is computed again from its tokens: its stream only pauses. The oldest never does, and a context window fits the cells,
+so every request comes to its end.
 """
 
 from collections import deque

@@ -15,11 +15,13 @@ class Request:
     Attributes:
         prompt: Token ids, at least one and fewer than the context window holds.
         sampling: Complete and checked.
+        may_reason: Whether the answer may begin with a think section.
         in_reasoning: Whether the prompt ends inside a think section.
     """
 
     prompt: tuple[int, ...]
     sampling: Sampling
+    may_reason: bool = False
     in_reasoning: bool = False
 
 

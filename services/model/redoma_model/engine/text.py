@@ -35,14 +35,14 @@ class TextAssembler:
     around a think section belongs to neither.
     """
 
-    __slots__ = ("_decoder", "_lead", "_pending", "_reasoning", "_stops", "stopped")
+    __slots__ = ("_decoder", "_lead", "_pending", "_reasoning", "_stops", "_trim", "stopped")
 
-    def __init__(self, stops: Sequence[str], reasons: bool, in_reasoning: bool) -> None:
+    def __init__(self, stops: Sequence[str], may_open: bool, in_reasoning: bool) -> None:
         """Begins an answer.
 
         Args:
             stops: Strings that end the answer.
-            reasons: Whether think sections are looked for.
+            may_open: Whether the answer may begin with a think section.
             in_reasoning: Whether the prompt ended inside a think section.
         """
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -50,7 +50,9 @@ class TextAssembler:
         self._pending = ""
         self._reasoning = in_reasoning
         # The answer has not begun: a think section may open here, and white space is held.
-        self._lead = reasons
+        self._lead = may_open and not in_reasoning
+        # A think section has just closed: white space is dropped.
+        self._trim = False
         self.stopped = False
 
     @property
@@ -61,21 +63,20 @@ class TextAssembler:
     def feed(self, token: bytes) -> Piece:
         """Adds a token's bytes and gives what became certain."""
         decoded = self._decoder.decode(token)
-        if not self._pending and not self._reasoning and not self._lead and not self._stops:
+        if not self._pending and not self._reasoning and not self._lead and not self._trim and not self._stops:
             return Piece(text=decoded)
         self._pending += decoded
         return self._drain(final=False)
 
     def finish(self) -> Piece:
-        """Ends the answer and gives what was held back."""
+        """Ends the answer and gives what was held back; a character that never became whole is dropped."""
         if self.stopped:
             return Piece()
-        self._pending += self._decoder.decode(b"", final=True)
         return self._drain(final=True)
 
     def _drain(self, final: bool) -> Piece:
         reasoning = ""
-        if self._lead and not self._reasoning:
+        if self._lead:
             self._open(final)
         if self._reasoning:
             reasoning = self._take_reasoning(final)
@@ -88,23 +89,23 @@ class TextAssembler:
         begun = self._pending.lstrip()
         if begun.startswith(THINK_OPEN):
             self._pending = begun[len(THINK_OPEN) :]
-            self._reasoning = True
+            self._reasoning, self._lead = True, False
         elif final or not THINK_OPEN.startswith(begun):
             self._lead = False
 
     def _take_reasoning(self, final: bool) -> str:
         before, close, after = self._pending.partition(THINK_CLOSE)
         if close:
-            self._reasoning, self._pending = False, after
-            # Only white space may be dropped from here on; a second section is plain text.
-            self._lead = False
-            self._pending = after.lstrip("\n")
+            self._reasoning, self._trim, self._pending = False, True, after
             return before
         keep = 0 if final else held_back(before, (THINK_CLOSE,))
         self._pending = before[len(before) - keep :]
         return before[: len(before) - keep]
 
     def _take_text(self, final: bool) -> str:
+        if self._trim:
+            self._pending = self._pending.lstrip()
+            self._trim = not self._pending
         pending = self._pending
         found = [index for index in (pending.find(stop) for stop in self._stops) if index >= 0]
         if found:

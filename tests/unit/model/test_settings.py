@@ -1,0 +1,50 @@
+"""Settings of the model service."""
+
+from pathlib import Path
+
+import pytest
+
+from redoma_model.engine.hardware import CellBudget, physical_cores, share_cores
+from redoma_model.settings import SamplingSettings, default_sampling, model_id_of
+
+
+@pytest.mark.parametrize(
+    ("file", "model_id"),
+    [
+        ("SmolLM2-135M-Instruct.Q4_1.gguf", "smollm2-135m-instruct"),
+        ("DeepSeek-R1-Distill-Qwen-1.5B-Q4_K_M.gguf", "deepseek-r1-distill-qwen-1.5b"),
+        ("tiny-f16.gguf", "tiny"),
+        ("big.IQ2_XXS-00001-of-00003.gguf", "big"),
+        ("qwen2.5-0.5b.gguf", "qwen2.5-0.5b"),
+        ("My Model.gguf", "my-model"),
+    ],
+)
+def test_model_id_is_made_of_the_file_name(file: str, model_id: str) -> None:
+    assert model_id_of(Path(file)) == model_id
+
+
+def test_default_sampling_prefers_operator_then_metadata_then_makers() -> None:
+    name = "DeepSeek R1 Distill Qwen 1.5B"
+    assert default_sampling(name, {}, SamplingSettings()).temperature == 0.6
+    assert default_sampling(name, {"temperature": 0.5}, SamplingSettings()).temperature == 0.5
+    assert default_sampling(name, {"temperature": 0.5}, SamplingSettings(temperature=0.7)).temperature == 0.7
+
+
+def test_cells_hold_a_window_and_stay_within_memory() -> None:
+    assert CellBudget(23_040, None).cells(16, 8_192) == 32_768
+    assert CellBudget(23_040, 23_040 * 4 * 10_000).cells(16, 8_192) == 10_240
+    assert CellBudget(23_040, 0).cells(16, 8_192) == 8_192
+
+
+def test_there_is_a_core() -> None:
+    assert physical_cores() >= 1
+
+
+def test_operator_decides_how_threads_wait() -> None:
+    ours: dict[str, str] = {}
+    share_cores(ours)
+    assert set(ours) == {"GOMP_SPINCOUNT"}
+    for chosen in ({"OMP_WAIT_POLICY": "active"}, {"GOMP_SPINCOUNT": "1"}):
+        before = dict(chosen)
+        share_cores(chosen)
+        assert chosen == before
