@@ -1,5 +1,6 @@
 """What a person is told when a command fails: one sentence, and what mends it."""
 
+import errno
 from collections.abc import Mapping
 
 import grpc
@@ -12,14 +13,14 @@ MENDS_BY_REASON: Mapping[str, str] = {
     "CREDENTIAL_INVALID": "Pass a key with --key or REDOMA_API_KEY; `redoma up` prints the demo keys.",
     "CREDENTIAL_EXPIRED": "Make a new key: redoma key create TENANT",
     "CREDENTIAL_REVOKED": "Make a new key: redoma key create TENANT",
-    "SCOPE_MISSING": "Use a key that has this scope; an administrator makes one with: redoma key create TENANT --scope SCOPE",
+    "SCOPE_MISSING": "Use a key that has this scope; make one with: redoma key create TENANT --scope SCOPE",
     "METHOD_DENIED": "Use a key of the kind this command needs: a tenant's key to talk, the admin key to administer.",
     "TENANT_MISMATCH": "Use a key of the tenant that owns it.",
     "TENANT_DISABLED": "Enable it with the admin key: redoma tenant enable TENANT",
-    "RESOURCE_NOT_FOUND": "Check the name; `redoma tenant list`, `redoma key list TENANT` and `/list` in a chat show what exists.",
+    "RESOURCE_NOT_FOUND": "Check the name; `redoma tenant list` and `redoma key list TENANT` show what exists.",
     "RESOURCE_EXISTS": "Choose another id.",
     "MODEL_NOT_FOUND": "Leave the model out to use the one served here.",
-    "MODEL_UNREACHABLE": "See `redoma status` and `redoma logs model`; it is restarted by itself, so try again in a moment.",
+    "MODEL_UNREACHABLE": "It is restarted by itself, so try again in a moment; `redoma status` shows it.",
     "MODEL_LOADING": "Try again in a moment; `redoma status` shows when it is ready.",
     "QUEUE_FULL": "Many requests are waiting; try again in a moment.",
     "PROMPT_TOO_LONG": "Shorten the text or start a new conversation.",
@@ -33,7 +34,7 @@ MENDS_BY_CODE: Mapping[grpc.StatusCode, str] = {
     grpc.StatusCode.UNAVAILABLE: "See `redoma status`; start the site with: redoma up",
     grpc.StatusCode.UNAUTHENTICATED: MENDS_BY_REASON["CREDENTIAL_INVALID"],
     grpc.StatusCode.DEADLINE_EXCEEDED: "Try again; `redoma status` shows whether every process answers.",
-    grpc.StatusCode.UNIMPLEMENTED: "The edge does not offer this; check --edge, and that both sides have the same version.",
+    grpc.StatusCode.UNIMPLEMENTED: "The edge does not offer this; check --edge and the versions of both sides.",
 }
 
 
@@ -69,6 +70,17 @@ def error_info(error: grpc.RpcError) -> error_details_pb2.ErrorInfo | None:
             if detail.Unpack(info):
                 return info
     return None
+
+
+def error_from_os(error: OSError) -> CliError:
+    """Turns a failure of the machine into what a person is told."""
+    where = f" ({error.filename})" if error.filename else ""
+    mend = "`redoma doctor` looks for the cause."
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        mend = "Free some space, or set REDOMA_HOME to a directory on another disk."
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        mend = "Set REDOMA_HOME to a directory of your own."
+    return CliError(f"{error.strerror or error}{where}.", mend)
 
 
 def error_from_rpc(error: grpc.RpcError, edge: str) -> CliError:

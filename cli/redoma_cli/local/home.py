@@ -65,7 +65,7 @@ class Home:
 def find_checkout() -> Path | None:
     """Gives the root of the source checkout this package runs from, or None when it was installed from a wheel."""
     root = Path(redoma_cli.__file__).resolve().parents[2]
-    return root if (root / "Makefile").is_file() and (root / "pyproject.toml").is_file() else None
+    return root if (root / "pyproject.toml").is_file() and (root / "requirements").is_dir() else None
 
 
 def find_home(environ: Mapping[str, str], checkout: Path | None) -> Home:

@@ -10,8 +10,8 @@ from redoma_cli.errors import CliError
 from redoma_cli.local.home import write_private
 
 LOOPBACK = "127.0.0.1"
-# Below the range the kernel takes outgoing ports from: a client that dials a closed port of that range can, by chance, be
-# given the same port for its own end and be connected to itself.
+# Below the range the kernel takes outgoing ports from: a client that dials a closed port of that range can, by chance,
+# be given the same port for its own end and be connected to itself.
 LOWEST_PORT = 10_000
 EPHEMERAL_RANGE_FILE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 ATTEMPTS = 500
@@ -44,7 +44,7 @@ def choose_ports(
     is_free: Callable[[int], bool] = port_is_free,
     rng: random.Random | None = None,
 ) -> dict[str, int]:
-    """Gives a port to each name: the one kept in the file if it is free or the site's own process holds it, else a free one.
+    """Gives a port to each name: the one kept in the file while it is free or the site's own process holds it.
 
     Raises:
         CliError: No free port was found.
@@ -53,7 +53,7 @@ def choose_ports(
         kept: dict[str, int] = {name: int(port) for name, port in json.loads(kept_in.read_text()).items()}
     except (OSError, ValueError, AttributeError, TypeError):
         kept = {}
-    rng = rng or random.Random()
+    rng = rng or random.SystemRandom()
     ports: dict[str, int] = {}
     for name in names:
         port = kept.get(name)

@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from redoma_cli.local.home import PRIVATE_FILE, write_private
 
 STATE_FIELD, START_TIME_FIELD = 0, 19
 ZOMBIE_STATES = ("Z", "X")
+UNLISTED_POLL_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +35,37 @@ class ProcessIdentity:
         """Whether this very process exists and has not ended."""
         return start_ticks(self.pid) == self.start_ticks
 
+    def listed(self) -> bool:
+        """Whether it is in the process table, where one that has ended stays until its parent has taken note."""
+        entry = _table_entry(self.pid)
+        return entry is not None and entry[1] == self.start_ticks
+
 
 def start_ticks(pid: int) -> int | None:
     """Gives when the process started, in clock ticks since boot; None if there is none or it has ended."""
+    entry = _table_entry(pid)
+    return None if entry is None or entry[0] in ZOMBIE_STATES else entry[1]
+
+
+def await_unlisted(identities: Sequence[ProcessIdentity], timeout_s: float) -> bool:
+    """Waits until none of these processes is in the process table; says whether that came about in time."""
+    deadline = time.monotonic() + timeout_s
+    while any(identity.listed() for identity in identities):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(UNLISTED_POLL_S)
+    return True
+
+
+def _table_entry(pid: int) -> tuple[str, int] | None:
+    """Gives the state and the start time of a process table's entry."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
     # The second field is the program's name in parentheses and may hold anything.
     fields = stat[stat.rindex(")") + 2 :].split()
-    return None if fields[STATE_FIELD] in ZOMBIE_STATES else int(fields[START_TIME_FIELD])
+    return fields[STATE_FIELD], int(fields[START_TIME_FIELD])
 
 
 def current_identity() -> ProcessIdentity:
@@ -70,8 +93,14 @@ class RunningProcess:
         """
         log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE_FILE)
         try:
-            child = subprocess.Popen(
-                list(argv), env=dict(env), cwd=cwd, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            child = subprocess.Popen(  # noqa: S603
+                list(argv),
+                env=dict(env),
+                cwd=cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         finally:
             os.close(log)

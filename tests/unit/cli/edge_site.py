@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import socket
 from collections.abc import Iterator
 from concurrent import futures
@@ -12,19 +13,28 @@ from urllib.parse import quote
 import grpc
 import pytest
 from envoy.service.auth.v3 import external_auth_pb2, external_auth_pb2_grpc
+from envoy.type.v3 import http_status_pb2
 from google.api import httpbody_pb2
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from redoma.chat.v1 import conversation_pb2, conversation_pb2_grpc, message_pb2, message_pb2_grpc, openai_pb2, openai_pb2_grpc
-from redoma_cli.local.edge import MODEL_HEALTH_SERVICE, EdgeSettings, render_edge_config
+from redoma.chat.v1 import (
+    conversation_pb2,
+    conversation_pb2_grpc,
+    message_pb2,
+    message_pb2_grpc,
+    openai_pb2,
+    openai_pb2_grpc,
+)
+from redoma_cli.local.edge import EdgeSettings, render_edge_config
 from redoma_cli.local.home import Home, find_checkout
 from redoma_cli.local.pki import DevelopmentAuthority
 from redoma_cli.local.ports import LOOPBACK, choose_ports
 from redoma_cli.local.probe import Answer, EnvoyAdmin, EnvoyProbe
 from redoma_cli.local.process import RunningProcess
 from redoma_cli.local.stop import ADMIN_SOCKET
+from redoma_cli.local.upstreams import MODEL_HEALTH_SERVICE
 
 GENEROUS_S = 60.0
 
@@ -50,7 +60,11 @@ def envoy_binary() -> str:
     checkout = find_checkout()
     assert checkout is not None
     binary = checkout / ".tools" / "venv" / "bin" / "envoy"
-    return str(binary) if binary.exists() else shutil.which("envoy") or pytest.fail("envoy is not installed; run make test")
+    return (
+        str(binary)
+        if binary.exists()
+        else shutil.which("envoy") or pytest.fail("envoy is not installed; run make test")
+    )
 
 
 def refuse(context: grpc.ServicerContext, code: grpc.StatusCode, message: str, reason: str, openai: str = "") -> None:
@@ -86,12 +100,17 @@ class StandIns(
         self.asked.append(dict(http.headers))
         response = external_auth_pb2.CheckResponse()
         if http.headers.get("authorization") == "Bearer good":
-            response.ok_response.headers.add().header.key = "redoma-identity"
-            response.ok_response.headers[0].header.value = "signed"
+            header = response.ok_response.headers.add().header
+            header.key, header.value = "redoma-identity", "signed"
             return response
         response.status.code = 16
-        response.denied_response.status.code = 401
-        response.denied_response.body = '{"error": {"message": "Incorrect API key", "type": "mine", "code": "invalid_api_key"}}'
+        if http.headers.get("content-type", "").startswith("application/grpc"):
+            header = response.denied_response.headers.add().header
+            header.key, header.value = "content-type", http.headers["content-type"]
+        response.denied_response.status.CopyFrom(http_status_pb2.HttpStatus(code=http_status_pb2.Unauthorized))
+        response.denied_response.body = (
+            '{"error": {"message": "Incorrect API key", "type": "mine", "code": "invalid_api_key"}}'
+        )
         return response
 
     def Note(self, context: grpc.ServicerContext) -> None:
@@ -132,7 +151,10 @@ class StandIns(
         body = json.loads(request.data)
         if body.get("fail"):
             context.send_initial_metadata((("x-early", "yes"),) if body.get("early") else ())
-            error = '{"error": {"message": "50% \\"too long\\" é\\n", "type": "invalid_request_error", "param": "messages", "code": "context_length_exceeded"}}'
+            error = (
+                '{"error": {"message": "50% \\"too long\\" é\\n", "type": "invalid_request_error",'
+                ' "param": "messages", "code": "context_length_exceeded"}}'
+            )
             refuse(context, grpc.StatusCode.INVALID_ARGUMENT, "too long", "PROMPT_TOO_LONG", error)
         yield httpbody_pb2.HttpBody(content_type="text/event-stream", data=b"data: 1\n\n")
         self.first_sent.set_result(None)
@@ -158,7 +180,9 @@ class Edge:
         return f"{LOOPBACK}:{self.port}"
 
 
-def serve(stand_ins: StandIns, healths: health.HealthServicer, port: int, authority: DevelopmentAuthority, name: str) -> grpc.Server:
+def serve(
+    stand_ins: StandIns, healths: health.HealthServicer, port: int, authority: DevelopmentAuthority, name: str
+) -> grpc.Server:
     """Starts a server with the identity of `name`, mutual TLS as in production."""
     files = authority.identity(name)
     server = grpc.server(futures.ThreadPoolExecutor(16), options=[("grpc.max_receive_message_length", 8 << 20)])
@@ -189,7 +213,7 @@ def edge(home: Home, authority: DevelopmentAuthority) -> Iterator[Edge]:
     )
     config = home.config / "envoy.json"
     config.write_bytes(render_edge_config(settings))
-    stand_ins, healths = StandIns(), health.HealthServicer()
+    stand_ins, healths = StandIns(), health.HealthServicer()  # type: ignore[abstract]
     healths.set(MODEL_HEALTH_SERVICE, health_pb2.HealthCheckResponse.SERVING)
     chat = serve(stand_ins, healths, ports["chat"], authority, "chat")
     tenant = serve(stand_ins, healths, ports["tenant"], authority, "tenant")
@@ -204,7 +228,7 @@ def edge(home: Home, authority: DevelopmentAuthority) -> Iterator[Edge]:
         for held in (stand_ins.go_on,):
             if not held.done():
                 held.set_result(None)
-        envoy.send(9)
+        envoy.send(signal.SIGKILL)
         envoy.ended(GENEROUS_S)
         chat.stop(None)
         tenant.stop(None)

@@ -10,14 +10,15 @@ from pathlib import Path
 
 import grpc
 import pytest
-from tests.unit.cli.edge_site import GENEROUS_S, Edge, envoy_binary
 from grpc_health.v1 import health_pb2
 
 from redoma.chat.v1 import conversation_pb2, conversation_pb2_grpc, message_pb2, message_pb2_grpc, openai_pb2
 from redoma.tenant.v1 import api_key_pb2, tenant_pb2
 from redoma_cli.local.api import edge_methods
-from redoma_cli.local.edge import MAX_REQUEST_BYTES, MODEL_HEALTH_SERVICE, EdgeSettings, edge_config, render_edge_config
+from redoma_cli.local.edge import MAX_REQUEST_BYTES, EdgeSettings, edge_config, render_edge_config
 from redoma_cli.local.pki import DevelopmentAuthority
+from redoma_cli.local.upstreams import MODEL_HEALTH_SERVICE
+from tests.unit.cli.edge_site import GENEROUS_S, Edge, envoy_binary
 
 GOOD = {"authorization": "Bearer good"}
 JSON = {"content-type": "application/json"}
@@ -79,7 +80,11 @@ def test_envoy_accepts_the_configuration(authority: DevelopmentAuthority, tmp_pa
     file = tmp_path / "envoy.json"
     file.write_bytes(render_edge_config(settings))
     done = subprocess.run(
-        [envoy_binary(), "--mode", "validate", "-c", str(file)], cwd=tmp_path, capture_output=True, text=True, timeout=GENEROUS_S
+        [envoy_binary(), "--mode", "validate", "-c", str(file)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=GENEROUS_S,
     )
     assert done.returncode == 0, done.stderr
     assert ("grpc.reflection" in json.dumps(edge_config(settings))) is reflection
@@ -111,7 +116,9 @@ def test_client_sent_identity_never_passes_and_the_credential_stops_here(edge: E
     (seen,) = edge.services.seen
     assert seen["redoma-identity"] == "signed"
     assert seen["x-request-id"] == "mine"
-    assert not {"authorization", "x-api-key", "x-node-id", "x-forwarded-client-cert", "redoma-openai-error"} & seen.keys()
+    assert (
+        not {"authorization", "x-api-key", "x-node-id", "x-forwarded-client-cert", "redoma-openai-error"} & seen.keys()
+    )
     (asked,) = edge.services.asked
     assert "forged" not in asked.values()
 
@@ -121,7 +128,9 @@ def test_grpc_and_grpc_web_pass_and_unknown_methods_do_not(edge: Edge) -> None:
     with grpc.insecure_channel(edge.address) as channel:
         stub = conversation_pb2_grpc.ConversationServiceStub(channel)
         metadata = (("authorization", "Bearer good"),)
-        answer = stub.ListConversations(conversation_pb2.ListConversationsRequest(), metadata=metadata, timeout=GENEROUS_S)
+        answer = stub.ListConversations(
+            conversation_pb2.ListConversationsRequest(), metadata=metadata, timeout=GENEROUS_S
+        )
         assert answer.next_page_token == "seen"
         with pytest.raises(grpc.RpcError) as refused:
             stub.ListConversations(conversation_pb2.ListConversationsRequest(), timeout=GENEROUS_S)
@@ -134,7 +143,8 @@ def test_grpc_and_grpc_web_pass_and_unknown_methods_do_not(edge: Edge) -> None:
             "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
         ):
             with pytest.raises(grpc.RpcError) as unknown:
-                channel.unary_unary(path)(b"", metadata=metadata, timeout=GENEROUS_S)
+                call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(path, bytes, bytes)
+                call(b"", metadata=metadata, timeout=GENEROUS_S)
             assert unknown.value.code() is grpc.StatusCode.UNIMPLEMENTED, path
     web = GOOD | {"content-type": "application/grpc-web+proto", "x-grpc-web": "1", "origin": "http://localhost:5173"}
     path = "/redoma.chat.v1.ConversationService/ListConversations"
@@ -143,10 +153,15 @@ def test_grpc_and_grpc_web_pass_and_unknown_methods_do_not(edge: Edge) -> None:
     assert b"seen" in body and b"grpc-status:0" in body
     assert headers["access-control-allow-origin"] == "http://localhost:5173"
     assert "grpc-status-details-bin" in headers["access-control-expose-headers"]
+    status, headers, _ = ask(edge, "POST", path, web | {"authorization": "Bearer bad"}, b"\0\0\0\0\0")
+    assert (status, headers["grpc-status"]) == (200, "16")
 
 
 def test_preflight_needs_no_key_and_strange_origins_get_no_leave(edge: Edge) -> None:
-    preflight = {"access-control-request-method": "POST", "access-control-request-headers": "authorization,grpc-timeout"}
+    preflight = {
+        "access-control-request-method": "POST",
+        "access-control-request-headers": "authorization,grpc-timeout",
+    }
     path = "/redoma.chat.v1.ChatService/SendMessage"
     status, headers, _ = ask(edge, "OPTIONS", path, preflight | {"origin": "http://localhost:5173"})
     assert (status, headers["access-control-allow-origin"]) == (200, "http://localhost:5173")
@@ -178,9 +193,15 @@ def test_every_other_error_of_openai_paths_has_openai_shape(edge: Edge) -> None:
     status, _, answer = ask(edge, "GET", "/v1/models/nope")
     error = json.loads(answer)["error"]
     assert (status, error["message"], error["code"]) == (404, 'No model "nope"\n\\ é', "model_not_found")
-    for verb, path in (("GET", "/v1/nothing"), ("GET", "/v1/chat/completions"), ("DELETE", "/v1/models"), ("GET", "/ask")):
-        status, _, answer = ask(edge, verb, path)
+    for verb, path in (
+        ("GET", "/v1/nothing"),
+        ("GET", "/v1/chat/completions"),
+        ("DELETE", "/v1/models"),
+        ("GET", "/ask"),
+    ):
+        status, headers, answer = ask(edge, verb, path)
         assert (status, json.loads(answer)["error"]["code"]) == (404, "unknown_url"), path
+        assert headers["content-type"] == "application/json"
     status, _, answer = ask(edge, "GET", "/v1/models", {})
     assert (status, json.loads(answer)["error"]["type"]) == (401, "mine")
     status, _, answer = ask(edge, "GET", "/elsewhere")
@@ -192,8 +213,15 @@ def test_large_bodies_are_refused_and_allowed_ones_pass_whole(edge: Edge) -> Non
     fits = b"x" * (MAX_REQUEST_BYTES - 64)
     status, _, answer = ask(edge, "POST", "/ask", GOOD | JSON, fits)
     assert (status, json.loads(answer)) == (200, {"answer": len(fits)})
-    status, _, answer = ask(edge, "POST", "/ask", GOOD | JSON, b"x" * (20 << 20))
+    status, headers, answer = ask(edge, "POST", "/ask", GOOD | JSON, b"x" * (20 << 20))
     assert (status, json.loads(answer)["error"]["code"]) == (413, "request_too_large")
+    assert headers["content-type"] == "application/json"
+    with grpc.insecure_channel(edge.address) as channel:
+        stub = message_pb2_grpc.ChatServiceStub(channel)
+        request = message_pb2.SendMessageRequest(content="x" * (MAX_REQUEST_BYTES + 1))
+        with pytest.raises(grpc.RpcError) as refused:
+            list(stub.SendMessage(request, metadata=(("authorization", "Bearer good"),), timeout=GENEROUS_S))
+    assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 def test_stream_is_not_held_back_and_ends_when_the_client_leaves(edge: Edge) -> None:
@@ -212,7 +240,9 @@ def test_deadline_of_the_client_ends_the_stream(edge: Edge) -> None:
     await_ready(edge)
     with grpc.insecure_channel(edge.address) as channel:
         stub = message_pb2_grpc.ChatServiceStub(channel)
-        call = stub.SendMessage(message_pb2.SendMessageRequest(), metadata=(("authorization", "Bearer good"),), timeout=2)
+        call = stub.SendMessage(
+            message_pb2.SendMessageRequest(), metadata=(("authorization", "Bearer good"),), timeout=2
+        )
         with pytest.raises(grpc.RpcError) as ended:
             list(call)
         assert ended.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED

@@ -1,0 +1,35 @@
+# Redoma's commands. Each installs what it needs first; a second run finds it there.
+
+.DEFAULT_GOAL := help
+.PHONY: help up down test check gen bench lock
+
+ARGS ?=
+
+help: ## Show this
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+up: ## Install, start both sites on this machine, print the URL, two tenants' keys and a curl line
+	@scripts/install.sh run
+	@.venv/bin/redoma up
+
+down: ## Stop everything; data and keys are kept
+	@if [ -x .venv/bin/redoma ]; then .venv/bin/redoma down; else echo "Nothing is installed, so nothing runs."; fi
+
+test: ## Run every test (ARGS="-k name" for some)
+	@scripts/install.sh dev
+	@.venv/bin/python -m pytest tests $(ARGS)
+
+check: ## Lint, types, borders between services, protos, generated code
+	@scripts/install.sh gen
+	@scripts/check.sh
+
+gen: ## Generate gen/python from proto/
+	@scripts/install.sh gen
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/python scripts/gen.py
+
+bench: ## Measure tokens per second and time to first token through the edge
+	@scripts/install.sh dev
+	@.venv/bin/python -m tests.bench $(ARGS)
+
+lock: ## Renew the versions and hashes in requirements/
+	@scripts/lock.sh

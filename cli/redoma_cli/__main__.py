@@ -1,0 +1,59 @@
+"""The `redoma` program."""
+
+import sys
+from typing import NoReturn
+
+import typer
+from rich.markup import escape
+
+from redoma_cli.commands import ask, chat, key, site, tenant
+from redoma_cli.context import make_context
+from redoma_cli.errors import CliError, error_from_os
+
+INTERRUPTED = 130
+
+
+def build_app() -> typer.Typer:
+    """Gives the program with all its commands."""
+    app = typer.Typer(
+        name="redoma",
+        help="Serve a private model to many tenants: run a site on this machine, talk to it, administer it.",
+        epilog="Examples:  redoma up  ·  redoma chat  ·  redoma ask 'What is a redoma?'",
+        no_args_is_help=True,
+        add_completion=True,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+    )
+    site.add_to(app)
+    chat.add_to(app)
+    ask.add_to(app)
+    app.add_typer(tenant.build(), name="tenant")
+    app.add_typer(key.build(), name="key")
+    return app
+
+
+def main() -> NoReturn:
+    """Runs the command on the command line; a failure is told in one line with its mend."""
+    try:
+        build_app()()
+    except CliError as error:
+        _tell(error)
+        sys.exit(error.exit_code)
+    except OSError as error:
+        told = error_from_os(error)
+        _tell(told)
+        sys.exit(told.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    sys.exit(0)
+
+
+def _tell(error: CliError) -> None:
+    console = make_context().err
+    console.print(f"[bold red]error:[/] {escape(error.message)}")
+    if error.mend:
+        console.print(f"[bold]mend:[/]  {escape(error.mend)}")
+
+
+if __name__ == "__main__":
+    main()

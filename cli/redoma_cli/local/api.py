@@ -1,0 +1,111 @@
+"""What the edge offers to the world, read from the descriptors: methods, their REST paths, and who serves them."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from google.api import annotations_pb2, http_pb2
+from google.protobuf import descriptor_pb2
+from google.protobuf.descriptor import FileDescriptor, MethodDescriptor, ServiceDescriptor
+from google.rpc import error_details_pb2
+
+from redoma.chat.v1 import conversation_pb2, message_pb2, openai_pb2
+from redoma.tenant.v1 import api_key_pb2, tenant_pb2
+
+CHAT, TENANT = "chat", "tenant"
+# Between services only.
+NEVER_ROUTED = frozenset({"/redoma.tenant.v1.TenantService/GetContentChecks"})
+
+
+@dataclass(frozen=True, slots=True)
+class RestRule:
+    """One REST path of a method.
+
+    Attributes:
+        verb: The HTTP method.
+        template: The path, with `{field}` for a segment.
+    """
+
+    verb: str
+    template: str
+
+    @property
+    def literal(self) -> bool:
+        """Whether the path has no variable part."""
+        return "{" not in self.template
+
+    @property
+    def regex(self) -> str:
+        """An RE2 expression for the whole path."""
+        parts = re.split(r"\{[^}]*\}", self.template)
+        return "[^/]+".join(re.escape(part) for part in parts)
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeMethod:
+    """A method that the edge lets in.
+
+    Attributes:
+        path: Full name of the gRPC method, which is its HTTP/2 path.
+        cluster: Who serves it.
+        rest: Its REST paths.
+    """
+
+    path: str
+    cluster: str
+    rest: tuple[RestRule, ...]
+
+
+def routed_services() -> tuple[tuple[ServiceDescriptor, str], ...]:
+    """Gives each service that has a method on the edge, with its cluster."""
+    return (
+        (conversation_pb2.DESCRIPTOR.services_by_name["ConversationService"], CHAT),
+        (message_pb2.DESCRIPTOR.services_by_name["ChatService"], CHAT),
+        (openai_service(), CHAT),
+        (tenant_pb2.DESCRIPTOR.services_by_name["TenantService"], TENANT),
+        (api_key_pb2.DESCRIPTOR.services_by_name["ApiKeyService"], TENANT),
+    )
+
+
+def openai_service() -> ServiceDescriptor:
+    """Gives the service whose REST paths the edge transcodes."""
+    return openai_pb2.DESCRIPTOR.services_by_name["OpenAIService"]
+
+
+def edge_methods() -> tuple[EdgeMethod, ...]:
+    """Gives every method that the edge lets in."""
+    return tuple(
+        EdgeMethod(path, cluster, tuple(_rest_rules(method)))
+        for service, cluster in routed_services()
+        for method in service.methods
+        if (path := f"/{service.full_name}/{method.name}") not in NEVER_ROUTED
+    )
+
+
+def transcoder_descriptors() -> bytes:
+    """Gives a FileDescriptorSet with the transcoded service, all it needs, and the details that errors carry."""
+    seen: dict[str, FileDescriptor] = {}
+
+    def visit(file: FileDescriptor) -> None:
+        for dependency in file.dependencies:
+            visit(dependency)
+        seen.setdefault(file.name, file)
+
+    roots: Sequence[FileDescriptor] = (openai_pb2.DESCRIPTOR, error_details_pb2.DESCRIPTOR)
+    for root in roots:
+        visit(root)
+    descriptors = descriptor_pb2.FileDescriptorSet()
+    for file in seen.values():
+        file.CopyToProto(descriptors.file.add())
+    return descriptors.SerializeToString(deterministic=True)
+
+
+def _rest_rules(method: MethodDescriptor) -> Iterable[RestRule]:
+    options = method.GetOptions()
+    if not options.HasExtension(annotations_pb2.http):
+        return
+    rule: http_pb2.HttpRule = options.Extensions[annotations_pb2.http]
+    for binding in (rule, *rule.additional_bindings):
+        verb = binding.WhichOneof("pattern")
+        if verb is not None and verb != "custom":
+            yield RestRule(verb.upper(), getattr(binding, verb))

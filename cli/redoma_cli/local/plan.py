@@ -1,0 +1,110 @@
+"""What the supervisor is asked to keep running: a list that `redoma up` writes and the supervisor reads."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from redoma_cli.local.home import Home, write_private
+
+# The order in which a site is taken down: who calls before who is called.
+STOP_ORDER = ("edge", "chat", "tenant", "model")
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeSpec:
+    """How to ask a process whether it lives and is ready.
+
+    Attributes:
+        kind: `grpc` asks the gRPC health service over mutual TLS; `envoy` asks Envoy's admin interface.
+        address: host:port for `grpc`; the name of a Unix socket in the run directory for `envoy`.
+        server_name: The DNS name the process's certificate must carry; unused for `envoy`.
+    """
+
+    kind: Literal["grpc", "envoy"]
+    address: str
+    server_name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSpec:
+    """One process of a site.
+
+    Attributes:
+        name: What people call it; also the name of its log.
+        argv: The command.
+        env: Its whole environment.
+        probe: How to ask whether it lives.
+        fingerprint: Changes when the process must be started anew to follow a changed configuration.
+    """
+
+    name: str
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    probe: ProbeSpec
+    fingerprint: str
+
+
+def fingerprint(argv: Sequence[str], settings: Mapping[str, str], files: Sequence[Path]) -> str:
+    """Gives a digest of a command, the settings in its environment, and the content of the files it reads at its start.
+
+    Raises:
+        OSError: A file can't be read.
+    """
+    digest = hashlib.sha256(json.dumps([list(argv), sorted(settings.items())]).encode())
+    for file in files:
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def plan_file(home: Home) -> Path:
+    """Where the plan lies."""
+    return home.run / "plan.json"
+
+
+def pid_file(home: Home, name: str) -> Path:
+    """Where the process of that name is recorded."""
+    return home.run / f"{name}.pid"
+
+
+def edge_config_file(home: Home) -> Path:
+    """Where Envoy's configuration lies."""
+    return home.config / "envoy.json"
+
+
+def log_file(home: Home, name: str) -> Path:
+    """Where the process of that name writes."""
+    return home.log / f"{name}.log"
+
+
+def write_plan(home: Home, specs: Sequence[ProcessSpec]) -> None:
+    """Replaces the plan.
+
+    Raises:
+        OSError: The file can't be written.
+    """
+    write_private(plan_file(home), (json.dumps([asdict(spec) for spec in specs], indent=2) + "\n").encode())
+
+
+def read_plan(home: Home) -> list[ProcessSpec]:
+    """Reads the plan.
+
+    Raises:
+        OSError: There is none.
+        ValueError: It can't be read.
+    """
+    try:
+        return [
+            ProcessSpec(
+                name=str(entry["name"]),
+                argv=tuple(entry["argv"]),
+                env=dict(entry["env"]),
+                probe=ProbeSpec(**entry["probe"]),
+                fingerprint=str(entry["fingerprint"]),
+            )
+            for entry in json.loads(plan_file(home).read_text())
+        ]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{plan_file(home)} is not a plan") from error

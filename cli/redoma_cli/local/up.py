@@ -1,0 +1,226 @@
+"""Brings a site up: starts or adopts its processes and waits until every one is ready."""
+
+import http.client
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fcntl import LOCK_EX, LOCK_NB, flock
+from pathlib import Path
+
+from redoma_cli.errors import CliError
+from redoma_cli.local.edge import edge_port
+from redoma_cli.local.home import Home
+from redoma_cli.local.plan import ProcessSpec, edge_config_file, log_file, pid_file, read_plan, write_plan
+from redoma_cli.local.ports import LOOPBACK, port_is_free
+from redoma_cli.local.process import PidFile, ProcessIdentity
+from redoma_cli.local.state import ProcessState, State, read_states, state_file
+from redoma_cli.local.supervisor import RELOAD, running_supervisor, start_supervisor, tell_supervisor
+
+READY_TIMEOUT_S = 300.0
+POLL_S = 0.1
+# A process that died this often while the site starts will not come up by itself.
+DEATHS_TO_GIVE_UP = 4
+LAST_LINES = 3
+MODEL, EDGE = "model", "edge"
+
+Progress = Callable[[Mapping[str, ProcessState]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class SiteStarter:
+    """Starts the processes of a plan under a supervisor.
+
+    Attributes:
+        home: Where the site lives.
+        port: The edge's port.
+        model_file: The model it serves, to name it when it can't be loaded.
+        clock: Seconds, monotonic.
+        sleep: Waits that many seconds.
+    """
+
+    home: Home
+    port: int
+    model_file: Path
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+    def check_port(self) -> None:
+        """Raises CliError when another program holds the edge's port."""
+        if self.port == self._port_of_running_edge() or port_is_free(self.port):
+            return
+        raise CliError(
+            f"Port {self.port} is in use by another program{listener_of(self.port)}.",
+            f"End it, or choose another port: REDOMA_PORT={self.port + 1} make up",
+        )
+
+    def start(self, specs: list[ProcessSpec], progress: Progress) -> bool:
+        """Makes the plan run and waits until the edge and all behind it are ready.
+
+        Returns:
+            Whether it ran already, every process unchanged.
+
+        Raises:
+            CliError: A process does not come up.
+            OSError: A file can't be written.
+        """
+        supervisor = running_supervisor(self.home)
+        unchanged = supervisor is not None and self._unchanged(specs)
+        write_plan(self.home, specs)
+        if supervisor is None:
+            # What a former supervisor saw says nothing of what this one will.
+            state_file(self.home).unlink(missing_ok=True)
+            supervisor = start_supervisor(self.home)
+        elif not unchanged:
+            tell_supervisor(supervisor, RELOAD)
+        self._await_ready(supervisor, specs, progress)
+        return unchanged
+
+    def _port_of_running_edge(self) -> int | None:
+        if PidFile(pid_file(self.home, EDGE)).alive() is None:
+            return None
+        try:
+            return edge_port(edge_config_file(self.home))
+        except (OSError, ValueError):
+            return None
+
+    def _unchanged(self, specs: list[ProcessSpec]) -> bool:
+        records = {spec.name: PidFile(pid_file(self.home, spec.name)).read() for spec in specs}
+        alive = {name: record[1] for name, record in records.items() if record is not None and record[0].alive()}
+        try:
+            planned = {spec.name: spec.fingerprint for spec in read_plan(self.home)}
+        except (OSError, ValueError):
+            return False
+        return alive == planned == {spec.name: spec.fingerprint for spec in specs}
+
+    def _await_ready(self, supervisor: ProcessIdentity, specs: list[ProcessSpec], progress: Progress) -> None:
+        deadline = self.clock() + READY_TIMEOUT_S
+        restarts_before = {name: state.restarts for name, state in read_states(self.home).items()}
+        while True:
+            states = self._current_states(specs)
+            progress(states)
+            supervised = running_supervisor(self.home) is not None
+            if supervised and all(state.state is State.READY for state in states.values()) and edge_ready(self.port):
+                return
+            for name, state in states.items():
+                if state.restarts - restarts_before.get(name, 0) >= DEATHS_TO_GIVE_UP:
+                    raise self._failure(name, f"The {name} process ends again and again.")
+            if not supervisor.alive():
+                raise self._failure("supervisor", "The supervisor ended.")
+            if self.clock() > deadline:
+                late = ", ".join(name for name, state in states.items() if state.state is not State.READY) or "the edge"
+                raise self._failure(late.split(",")[0], f"Not ready after {READY_TIMEOUT_S:.0f} s: {late}.")
+            self.sleep(POLL_S)
+
+    def _current_states(self, specs: list[ProcessSpec]) -> dict[str, ProcessState]:
+        """Gives the states of the processes that follow the plan; one that is yet to be replaced counts as starting."""
+        known = read_states(self.home)
+        states = {}
+        for spec in specs:
+            state = known.get(spec.name)
+            record = PidFile(pid_file(self.home, spec.name)).read()
+            current = state is not None and record is not None and record[1] == spec.fingerprint
+            if state is None or (state.state is State.READY and not (current and state.alive)):
+                restarts = state.restarts if state else 0
+                state = ProcessState(State.STARTING, 0, 0, time.time(), restarts)
+            states[spec.name] = state
+        return states
+
+    def _failure(self, name: str, sentence: str) -> CliError:
+        said = last_words(tail(log_file(self.home, name), LAST_LINES))
+        mend = f"Read its log: redoma logs {name}; stop what runs: redoma down"
+        if name == MODEL:
+            mend = f"Check that {self.model_file} is a whole GGUF file of a kind llama.cpp knows. {mend}"
+        return CliError(f"{sentence} It said last: {said}" if said else sentence, mend)
+
+
+def last_words(lines: Sequence[str]) -> str:
+    """Gives what the last line of a log says; of a JSON line its event and error."""
+    line = lines[-1].strip() if lines else ""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return line
+    if not isinstance(entry, dict):
+        return line
+    return ": ".join(str(entry[part]) for part in ("event", "error") if entry.get(part))
+
+
+def edge_ready(port: int) -> bool:
+    """Whether the edge and everything behind it can be used."""
+    connection = http.client.HTTPConnection(LOOPBACK, port, timeout=2.0)
+    try:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == http.client.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+@contextmanager
+def site_lock(home: Home) -> Iterator[None]:
+    """Holds the home against a second `redoma up` or `redoma down`.
+
+    Raises:
+        CliError: Another one is at work.
+    """
+    with (home.run / "site.lock").open("w") as file:
+        try:
+            flock(file, LOCK_EX | LOCK_NB)
+        except BlockingIOError:
+            raise CliError(
+                f"Another `redoma up` or `redoma down` is at work on {home.root}.", "Wait until it has ended."
+            ) from None
+        yield
+
+
+def stop_supervisor(
+    home: Home, aside: signal.Signals, sleep: Callable[[float], None] = time.sleep
+) -> list[ProcessIdentity]:
+    """Makes the supervisor step aside, waits until it has ended, and gives it; gives none when none runs."""
+    supervisor = running_supervisor(home)
+    if supervisor is None:
+        return []
+    tell_supervisor(supervisor, aside)
+    for _ in range(round(15 / POLL_S)):
+        if not supervisor.alive():
+            return [supervisor]
+        sleep(POLL_S)
+    # It holds nothing that is not on disk.
+    tell_supervisor(supervisor, signal.SIGKILL)
+    return [supervisor]
+
+
+def tail(file: Path, lines: int, most_bytes: int = 256 << 10) -> list[str]:
+    """Gives the last lines of a file, without reading more than `most_bytes` of it; empty if there is none."""
+    try:
+        with file.open("rb") as opened:
+            size = opened.seek(0, 2)
+            opened.seek(max(0, size - most_bytes))
+            return opened.read().decode("utf-8", "replace").splitlines()[-lines:] if lines else []
+    except OSError:
+        return []
+
+
+def listener_of(port: int) -> str:
+    """Names the program that listens on a port, in parentheses, where the system tells."""
+    try:
+        done = subprocess.run(  # noqa: S603
+            ["ss", "-Hltnp", f"sport = :{port}"],  # noqa: S607
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    _, found, users = done.stdout.partition('users:(("')
+    if not found:
+        return ""
+    name = users.split('"')[0]
+    pid = users.partition("pid=")[2].split(",")[0]
+    return f" ({name}, pid {pid})"

@@ -1,0 +1,276 @@
+"""What becomes of processes that die, freeze or load, and of those whose supervisor dies: real, tiny processes."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from redoma_cli.local.home import Home
+from redoma_cli.local.keeper import Keeper, KeeperTimes, Patience
+from redoma_cli.local.pki import IdentityFiles
+from redoma_cli.local.plan import ProbeSpec, ProcessSpec, log_file, pid_file, write_plan
+from redoma_cli.local.probe import Answer, open_probe
+from redoma_cli.local.process import PidFile, ProcessIdentity, RunningProcess, current_identity, start_ticks
+from redoma_cli.local.state import Journal, State, read_states, state_file
+from redoma_cli.local.stop import SiteStopper
+from redoma_cli.local.supervisor import (
+    RELOAD,
+    STEP_ASIDE,
+    bound_log,
+    running_supervisor,
+    start_supervisor,
+    tell_supervisor,
+)
+
+GENEROUS_S = 60.0
+PROGRAM = str(Path(__file__).with_name("tiny_process.py"))
+
+
+def eventually(condition: Callable[[], bool], what: str) -> None:
+    """Returns once the condition holds."""
+    deadline = time.monotonic() + GENEROUS_S
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+def spec_of(name: str, fingerprint: str = "one") -> ProcessSpec:
+    """A tiny process."""
+    return ProcessSpec(name, (sys.executable, PROGRAM, name), {}, ProbeSpec("envoy", f"{name}.sock"), fingerprint)
+
+
+def pid_of(home: Home, name: str) -> int:
+    """The pid of the running process of that name, 0 if there is none."""
+    identity = PidFile(pid_file(home, name)).alive()
+    return identity.pid if identity else 0
+
+
+def state_of(home: Home, name: str) -> State:
+    """How the supervisor saw the process last."""
+    state = read_states(home).get(name)
+    return state.state if state else State.STOPPED
+
+
+@pytest.fixture
+def site(home: Home) -> Iterator[Home]:
+    """A home with two tiny processes planned, whatever ran in it ended afterwards."""
+    for name in ("model", "chat"):
+        (home.run / f"{name}.ready").touch()
+    write_plan(home, [spec_of("model"), spec_of("chat")])
+    try:
+        yield home
+    finally:
+        supervisor = running_supervisor(home)
+        if supervisor is not None:
+            tell_supervisor(supervisor, signal.SIGKILL)
+            eventually(lambda: not supervisor.alive(), "the supervisor ends")
+        SiteStopper(home, print).stop(1)
+
+
+def supervised(home: Home) -> ProcessIdentity:
+    """Starts a supervisor and waits until its processes are ready."""
+    start_supervisor(home)
+    eventually(lambda: running_supervisor(home) is not None, "the supervisor runs")
+    eventually(lambda: all(state_of(home, name) is State.READY for name in ("model", "chat")), "all are ready")
+    supervisor = running_supervisor(home)
+    assert supervisor is not None
+    return supervisor
+
+
+def test_killed_process_is_started_again_and_the_other_is_left_alone(site: Home) -> None:
+    supervised(site)
+    killed, other = pid_of(site, "model"), pid_of(site, "chat")
+    os.kill(killed, signal.SIGKILL)
+    eventually(lambda: pid_of(site, "model") not in (0, killed), "it is started again")
+    eventually(lambda: state_of(site, "model") is State.READY, "it is ready again")
+    assert pid_of(site, "chat") == other
+    assert read_states(site)["model"].restarts == 1
+
+
+def test_killed_supervisor_leaves_processes_running_and_the_next_adopts_them(site: Home) -> None:
+    first = supervised(site)
+    before = (pid_of(site, "model"), pid_of(site, "chat"))
+    os.kill(first.pid, signal.SIGKILL)
+    eventually(lambda: not first.alive(), "the supervisor is dead")
+    assert (pid_of(site, "model"), pid_of(site, "chat")) == before
+    second = supervised(site)
+    assert second != first
+    assert (pid_of(site, "model"), pid_of(site, "chat")) == before
+    assert (site.run / "model.starts").read_text().split() == [str(before[0])]
+    os.kill(before[0], signal.SIGKILL)
+    eventually(lambda: pid_of(site, "model") not in (0, before[0]), "an adopted process is started again too")
+
+
+def test_changed_configuration_starts_only_that_process_anew(site: Home) -> None:
+    supervisor = supervised(site)
+    model, chat = pid_of(site, "model"), pid_of(site, "chat")
+    write_plan(site, [spec_of("model", "two"), spec_of("chat")])
+    tell_supervisor(supervisor, RELOAD)
+    eventually(lambda: pid_of(site, "model") not in (0, model), "it follows its new configuration")
+    assert pid_of(site, "chat") == chat
+    tell_supervisor(supervisor, signal.SIGKILL)
+    eventually(lambda: not supervisor.alive(), "the supervisor is dead")
+    write_plan(site, [spec_of("model", "two"), spec_of("chat", "two")])
+    start_supervisor(site)
+    eventually(lambda: pid_of(site, "chat") not in (0, chat), "one that is adopted with an old configuration does too")
+
+
+def test_second_supervisor_gives_way(site: Home) -> None:
+    first = supervised(site)
+    second = start_supervisor(site)
+    eventually(lambda: not second.alive(), "it ends")
+    assert running_supervisor(site) == first
+    assert "another supervisor runs already" in log_file(site, "supervisor").read_text()
+
+
+def test_supervisor_that_steps_aside_leaves_processes_running(site: Home) -> None:
+    supervisor = supervised(site)
+    before = pid_of(site, "model")
+    tell_supervisor(supervisor, STEP_ASIDE)
+    eventually(lambda: not supervisor.alive(), "it ends")
+    assert pid_of(site, "model") == before
+
+
+def test_terminated_supervisor_takes_the_site_down(site: Home) -> None:
+    supervisor = supervised(site)
+    model, chat = PidFile(pid_file(site, "model")).alive(), PidFile(pid_file(site, "chat")).alive()
+    assert model is not None
+    assert chat is not None
+    tell_supervisor(supervisor, signal.SIGTERM)
+    eventually(lambda: not supervisor.alive(), "it ends")
+    assert not model.alive()
+    assert not chat.alive()
+
+
+def test_site_without_supervisor_is_stopped_by_its_pid_files(site: Home) -> None:
+    supervisor = supervised(site)
+    tell_supervisor(supervisor, signal.SIGKILL)
+    eventually(lambda: not supervisor.alive(), "the supervisor is dead")
+    assert SiteStopper(site, print).stop(30) == 2
+    assert (pid_of(site, "model"), pid_of(site, "chat")) == (0, 0)
+    assert SiteStopper(site, print).stop(30) == 0
+
+
+def test_frozen_process_is_stopped_too(site: Home) -> None:
+    supervisor = supervised(site)
+    tell_supervisor(supervisor, signal.SIGKILL)
+    eventually(lambda: not supervisor.alive(), "the supervisor is dead")
+    os.kill(pid_of(site, "model"), signal.SIGSTOP)
+    assert SiteStopper(site, print).stop(0) == 2
+    assert pid_of(site, "model") == 0
+
+
+def test_pid_taken_by_another_process_is_never_signalled(home: Home) -> None:
+    bystander = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        real = start_ticks(bystander.pid)
+        assert real is not None
+        PidFile(pid_file(home, "model")).write(ProcessIdentity(bystander.pid, real - 1), "one")
+        assert SiteStopper(home, print).stop(0) == 0
+        assert bystander.poll() is None
+        adopted = RunningProcess.adopt(ProcessIdentity(bystander.pid, real))
+        assert adopted is not None
+        adopted.send(signal.SIGKILL)
+        assert adopted.ended(GENEROUS_S)
+        adopted.close()
+    finally:
+        bystander.kill()
+        bystander.wait()
+
+
+@contextlib.contextmanager
+def keeping(home: Home, name: str, times: KeeperTimes) -> Iterator[None]:
+    """Keeps one tiny process on a thread of this process."""
+    unused = IdentityFiles(home.pki)
+    keeper = Keeper(
+        spec=spec_of(name),
+        pid_file=PidFile(pid_file(home, name)),
+        log_file=log_file(home, name),
+        run_directory=home.run,
+        journal=Journal(state_file(home)),
+        open_probe=lambda probe: open_probe(probe, home.run, unused),
+        say=print,
+        clock=time.monotonic,
+        times=times,
+    )
+    keeper.start()
+    try:
+        yield
+    finally:
+        keeper.let_go()
+        keeper.join()
+        SiteStopper(home, print).stop(0)
+
+
+def test_frozen_process_is_killed_and_started_again(home: Home) -> None:
+    (home.run / "model.ready").touch()
+    with keeping(home, "model", KeeperTimes(silence_s=1.0, watch_s=0.05)):
+        eventually(lambda: state_of(home, "model") is State.READY, "it is ready")
+        frozen = pid_of(home, "model")
+        os.kill(frozen, signal.SIGSTOP)
+        eventually(lambda: pid_of(home, "model") not in (0, frozen), "it is started again")
+
+
+def test_loading_process_is_left_to_load(home: Home) -> None:
+    with keeping(home, "model", KeeperTimes(silence_s=0.2, start_watch_s=0.05, watch_s=0.05)):
+        eventually(lambda: state_of(home, "model") is State.LOADING, "it answers")
+        loading = pid_of(home, "model")
+        asked = log_file(home, "model").read_text().count("asked")
+        # Many more questions than would take it past silence_s, were answers of this kind silence.
+        eventually(lambda: log_file(home, "model").read_text().count("asked") > asked + 15, "it is asked on")
+        assert pid_of(home, "model") == loading
+        (home.run / "model.ready").touch()
+        eventually(lambda: state_of(home, "model") is State.READY, "it is ready")
+        assert pid_of(home, "model") == loading
+
+
+def test_silence_counts_less_before_the_first_answer_than_after_it() -> None:
+    times = KeeperTimes(silence_s=10, start_s=120)
+    patience = Patience(times, 0, answered=False)
+    assert patience.hear(Answer.SILENT, 119) is State.STARTING
+    assert not patience.exhausted
+    assert patience.hear(Answer.NOT_READY, 119.5) is State.LOADING
+    assert patience.hear(Answer.READY, 120) is State.READY
+    assert patience.hear(Answer.SILENT, 129) is State.SILENT
+    assert not patience.exhausted
+    patience.hear(Answer.SILENT, 130)
+    assert patience.exhausted
+    patience = Patience(times, 0, answered=False)
+    patience.hear(Answer.SILENT, 120)
+    assert patience.exhausted
+
+
+def test_only_long_readiness_is_steady() -> None:
+    patience = Patience(KeeperTimes(steady_s=30), 0, answered=False)
+    patience.hear(Answer.READY, 1)
+    assert not patience.steady
+    patience.hear(Answer.SILENT, 20)
+    patience.hear(Answer.READY, 21)
+    patience.hear(Answer.READY, 50)
+    assert not patience.steady
+    patience.hear(Answer.READY, 51)
+    assert patience.steady
+
+
+def test_grown_log_is_moved_aside_and_its_writer_goes_on(tmp_path: Path) -> None:
+    file = tmp_path / "model.log"
+    with file.open("ab", buffering=0) as writer:
+        writer.write(b"x" * 101)
+        bound_log(file, 100)
+        writer.write(b"after")
+    assert file.read_bytes() == b"after"
+    assert file.with_name("model.log.1").stat().st_size == 101
+    bound_log(file, 100)
+    assert file.read_bytes() == b"after"
+
+
+def test_own_identity_is_alive() -> None:
+    me = current_identity()
+    assert me.alive()
+    assert not ProcessIdentity(me.pid, me.start_ticks + 1).alive()
