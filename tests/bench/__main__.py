@@ -23,7 +23,8 @@ from tests.bench import targets
 from tests.bench.load import OpenStream, Sample, measure
 from tests.e2e.conftest import Site, site_environment
 
-ENGINE, MODEL, EDGE, OPENAI = "engine", "model service", "edge, gRPC", "edge, OpenAI client"
+ENGINE, MODEL = "engine", "model service"
+SSE, EDGE, OPENAI = "edge, bare SSE", "edge, gRPC conversation", "edge, OpenAI client"
 LATENCY_REQUESTS = 40
 RESULTS = Path("build/bench/results.json")
 
@@ -44,8 +45,8 @@ class Latency:
     """Median time to the only token of a short request, in seconds."""
 
     model_s: float
+    edge_sse_s: float
     edge_grpc_s: float
-    edge_openai_s: float
 
 
 def summarize(samples: dict[tuple[str, int], list[Sample]]) -> list[Row]:
@@ -84,11 +85,11 @@ def show(rows: list[Row], console: Console) -> None:
 
 async def added_latency(streams: dict[str, OpenStream]) -> Latency:
     """Times requests of one token, one after the other, the targets in turns."""
-    times: dict[str, list[float]] = {MODEL: [], EDGE: [], OPENAI: []}
+    times: dict[str, list[float]] = {MODEL: [], SSE: [], EDGE: []}
     for _ in range(LATENCY_REQUESTS):
         for target, seen in times.items():
             seen.extend((await measure(streams[target], 1, 1)).first_token_s)
-    return Latency(*(statistics.median(times[target]) for target in (MODEL, EDGE, OPENAI)))
+    return Latency(*(statistics.median(times[target]) for target in (MODEL, SSE, EDGE)))
 
 
 async def compare(
@@ -99,6 +100,7 @@ async def compare(
         streams: dict[str, OpenStream] = {
             ENGINE: await targets.engine(site.home, stack),
             MODEL: await targets.model_service(site.home, stack),
+            SSE: await targets.edge_sse(site.edge, site.keys["acme"], stack),
             EDGE: await targets.edge_grpc(site.edge, site.keys["acme"], stack),
             OPENAI: await targets.edge_openai(site.edge, site.keys["acme"], stack),
         }
@@ -131,7 +133,7 @@ def main() -> None:
         finally:
             site.redoma("down", check=False)
     show(rows, console)
-    for name, seconds in ((EDGE, latency.edge_grpc_s), (OPENAI, latency.edge_openai_s)):
+    for name, seconds in ((SSE, latency.edge_sse_s), (EDGE, latency.edge_grpc_s)):
         added_ms = (seconds - latency.model_s) * 1_000
         console.print(f"A request of one token takes {added_ms:+.1f} ms by {name} than by the model service alone.")
     RESULTS.parent.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 """The ways to one engine that are compared: in this process, by the model service alone, through the whole site."""
 
+import asyncio
 import json
 import os
 import time
@@ -25,7 +26,7 @@ from redoma_kit.telemetry import Telemetry
 from redoma_model.engine.engine import Engine
 from redoma_model.engine.hardware import share_cores
 from redoma_model.engine.stream import Delta
-from redoma_model.engine.template import Message
+from redoma_model.engine.template import Message, Role
 from redoma_model.metrics import EngineMetrics
 from redoma_model.served import ServedModel
 from redoma_model.settings import ModelSettings
@@ -56,7 +57,7 @@ async def engine(home: Path, stack: AsyncExitStack) -> OpenStream:
 
     async def open_stream(tokens: int) -> AsyncIterator[int]:
         options = {"max_output_tokens": tokens, "ignore_eos": True, "temperature": 0.8}
-        generation = await model.generate([Message("user", PROMPT)], options, False, False)
+        generation = await model.generate([Message(Role.USER, PROMPT)], options, False, False)
         async for event in generation.stream:
             if isinstance(event, Delta):
                 yield event.tokens
@@ -100,19 +101,17 @@ async def model_service(home: Path, stack: AsyncExitStack) -> OpenStream:
 
 
 async def edge_grpc(edge: str, api_key: str, stack: AsyncExitStack) -> OpenStream:
-    """Conversations through Envoy and chat, by gRPC."""
+    """Messages into conversations that are kept, through Envoy and chat, by gRPC."""
     channel = await stack.enter_async_context(grpc.aio.insecure_channel(edge.removeprefix("http://")))
     conversations = conversation_pb2_grpc.ConversationServiceStub(channel)
     chat = message_pb2_grpc.ChatServiceStub(channel)
     metadata = (("authorization", f"Bearer {api_key}"),)
+    creation = conversation_pb2.CreateConversationRequest(parent="tenants/-")
+    # Each message begins a branch of its own, so that one conversation serves all streams.
+    name = (await conversations.CreateConversation(creation, metadata=metadata)).conversation.name
 
     async def open_stream(tokens: int) -> AsyncIterator[int]:
-        created = await conversations.CreateConversation(
-            conversation_pb2.CreateConversationRequest(parent="tenants/-"), metadata=metadata
-        )
-        request = message_pb2.SendMessageRequest(
-            conversation=created.conversation.name, content=PROMPT, sampling=sampling(tokens)
-        )
+        request = message_pb2.SendMessageRequest(conversation=name, content=PROMPT, sampling=sampling(tokens))
         seen = 0
         async for response in chat.SendMessage(request, metadata=metadata):
             if response.HasField("delta"):
@@ -123,8 +122,37 @@ async def edge_grpc(edge: str, api_key: str, stack: AsyncExitStack) -> OpenStrea
     return open_stream
 
 
+async def edge_sse(edge: str, api_key: str, _stack: AsyncExitStack) -> OpenStream:
+    """Chat completions through Envoy and chat, read as bare lines: a client that costs next to nothing."""
+    host, port = edge.removeprefix("http://").split(":")
+
+    async def open_stream(tokens: int) -> AsyncIterator[int]:
+        body = {"messages": [{"role": "user", "content": PROMPT}], "max_tokens": tokens, "temperature": 0.8}
+        body |= {"stream": True, "stream_options": {"include_usage": True}, "ignore_eos": True}
+        content = json.dumps(body).encode()
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {api_key}\r\n"
+        head += f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\nConnection: close\r\n\r\n"
+        reader, writer = await asyncio.open_connection(host, int(port))
+        try:
+            writer.write(head.encode() + content)
+            pieces = 0
+            async for line in reader:
+                if not line.startswith(b"data: {"):
+                    continue
+                if b'"usage":{' in line:
+                    # Chunks may hold several tokens, or half a character; the usage at the end is the truth.
+                    yield int(json.loads(line[6:])["usage"]["completion_tokens"]) - pieces
+                elif b'"content":"' in line and b'"role"' not in line:
+                    pieces += 1
+                    yield 1
+        finally:
+            writer.close()
+
+    return open_stream
+
+
 async def edge_openai(edge: str, api_key: str, stack: AsyncExitStack) -> OpenStream:
-    """Chat completions through Envoy and chat, by OpenAI's own client."""
+    """The same by OpenAI's own client."""
     client = await stack.enter_async_context(
         openai.AsyncOpenAI(base_url=f"{edge}/v1", api_key=api_key, max_retries=0, timeout=600)
     )
@@ -142,7 +170,6 @@ async def edge_openai(edge: str, api_key: str, stack: AsyncExitStack) -> OpenStr
         pieces = 0
         async for chunk in stream:
             if chunk.usage is not None:
-                # Chunks may hold several tokens, or half a character; the usage at the end is the truth.
                 yield chunk.usage.completion_tokens - pieces
             elif chunk.choices and chunk.choices[0].delta.content:
                 pieces += 1

@@ -14,6 +14,7 @@ from typing import Protocol
 import structlog
 
 from redoma_chat.branch import Branch, BranchStore, prompt_of, read_branch
+from redoma_chat.checkpoints import Checkpoints, CheckpointStore
 from redoma_chat.checks.chain import Passage
 from redoma_chat.conversations import Conversation, ConversationStore, Message, MessageState, title_from
 from redoma_chat.deadline import Deadline
@@ -50,7 +51,7 @@ class AnswerDone:
 AnswerEvent = AnswerStarted | Delta | AnswerDone
 
 
-class AnswerStore(ConversationStore, BranchStore, RecordingStore, Protocol):
+class AnswerStore(ConversationStore, BranchStore, CheckpointStore, RecordingStore, Protocol):
     """What keeps answers and the branches they belong to."""
 
     async def begin_answer(self, owner: Owner, question: Message | None, answer: Message, title: str) -> None:
@@ -92,7 +93,6 @@ class Answers:
         store: AnswerStore,
         model: GuardedModel,
         ids: IdSource,
-        clock: Callable[[], float],
         now_us: Callable[[], int],
         is_stopping: Callable[[], bool],
         log: structlog.stdlib.BoundLogger,
@@ -100,7 +100,7 @@ class Answers:
         self._store = store
         self._model = model
         self._ids = ids
-        self._clock = clock
+        self._checkpoints = Checkpoints(store, log)
         self._now_us = now_us
         self._is_stopping = is_stopping
         self._log = log
@@ -169,7 +169,7 @@ class Answers:
                 yield event
 
     async def _stream(self, job: _Job, sampling: Sampling, deadline: Deadline) -> AsyncGenerator[AnswerEvent, None]:
-        recording = Recording(self._store, job.owner, job.answer, self._clock, self._now_us, self._log)
+        recording = Recording(self._store, self._checkpoints, job.owner, job.answer, self._now_us)
         already = Passage(job.answer.content, job.answer.reasoning)
         # Nothing of a conversation's answer carries log probabilities.
         sampling = replace(sampling, logprobs=False, top_logprobs=0)

@@ -1,19 +1,16 @@
-"""The saved side of a streaming answer: what has come so far, checkpoints of it, and its end."""
+"""The saved side of a streaming answer: what has come so far, and its end."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Protocol, TypeVar
 
-import structlog
-
+from redoma_chat.checkpoints import Checkpoints
 from redoma_chat.conversations import Message, MessageState
 from redoma_chat.inference import Delta, FinishReason, Usage
 from redoma_chat.names import Owner
 from redoma_kit.errors import ResourceNotFound, StorageUnavailable
 
-CHECKPOINT_INTERVAL_S = 1.0
-CHECKPOINT_DELTAS = 64
 RETRY_DELAYS_S = (0.2, 0.5, 1.0, 2.0)
 WHOLE = frozenset({FinishReason.STOP, FinishReason.CONTENT_FILTER})
 T = TypeVar("T")
@@ -28,48 +25,47 @@ class RecordingStore(Protocol):
 
 
 class Recording:
-    """One answer being recorded.
-
-    Checkpoints run beside the stream, one at a time: a slow disk makes them rarer and never holds the stream up.
-    """
+    """One answer being recorded. It is checkpointed from `started` to `finish`."""
 
     def __init__(
         self,
         store: RecordingStore,
+        checkpoints: Checkpoints,
         owner: Owner,
         answer: Message,
-        clock: Callable[[], float],
         now_us: Callable[[], int],
-        log: structlog.stdlib.BoundLogger,
     ) -> None:
         self._store = store
+        self._checkpoints = checkpoints
         self._owner = owner
         self._answer = answer
-        self._clock = clock
         self._now_us = now_us
-        self._log = log
         self._text = [answer.content]
         self._reasoning = [answer.reasoning]
         self._before = answer.usage
         self._usage = Usage()
-        self._saved_at = clock()
-        self._unsaved = 0
-        self._checkpoint: asyncio.Task[None] | None = None
+        self._has_grown = False
 
     def append(self, delta: Delta) -> None:
-        """Takes a piece, and starts a checkpoint when one is due."""
+        """Takes a piece."""
         self._text.append(delta.text)
         self._reasoning.append(delta.reasoning)
         self._usage = delta.usage
-        self._unsaved += 1
-        if self._unsaved >= CHECKPOINT_DELTAS or self._clock() - self._saved_at >= CHECKPOINT_INTERVAL_S:
-            self._start_checkpoint()
+        self._has_grown = True
 
     def started(self, model: str, input_tokens: int) -> Message:
         """Notes the model that answers and the prompt's size; gives the answer as it is now."""
         self._answer = replace(self._answer, model=model)
         self._usage = Usage(input_tokens=input_tokens)
+        self._checkpoints.add(self)
         return self._snapshot()
+
+    def unsaved(self) -> tuple[Owner, Message] | None:
+        """Gives the answer as it is if it has grown since this was last asked."""
+        if not self._has_grown:
+            return None
+        self._has_grown = False
+        return self._owner, self._snapshot()
 
     def count(self, usage: Usage) -> None:
         """Takes the final counts."""
@@ -82,8 +78,7 @@ class Recording:
             ResourceNotFound: The conversation was deleted meanwhile.
             StorageUnavailable: It could not be saved, also not after some tries.
         """
-        if self._checkpoint is not None:
-            await asyncio.gather(self._checkpoint, return_exceptions=True)
+        await self._checkpoints.remove(self)
         state = MessageState.COMPLETE if reason in WHOLE else MessageState.PARTIAL
         message = replace(self._snapshot(), state=state, finish_reason=reason)
         if not await with_retries(lambda: self._store.save_answer(self._owner, message)):
@@ -101,19 +96,6 @@ class Recording:
             usage=self._before + self._usage,
             update_time_us=self._now_us(),
         )
-
-    def _start_checkpoint(self) -> None:
-        if self._checkpoint is not None and not self._checkpoint.done():
-            return
-        self._saved_at = self._clock()
-        self._unsaved = 0
-        self._checkpoint = asyncio.create_task(self._save(self._snapshot()))
-
-    async def _save(self, message: Message) -> None:
-        try:
-            await self._store.save_answer(self._owner, message)
-        except StorageUnavailable:
-            self._log.warning("checkpoint skipped", message=message.id)
 
 
 async def with_retries(work: Callable[[], Awaitable[T]]) -> T:

@@ -63,13 +63,20 @@ def message_columns(owner: Owner, message: Message) -> dict[str, object]:
 
 
 def answer_columns(message: Message) -> dict[str, object]:
+    """Gives the columns that are known when an answer ends."""
+    return {
+        "content_folded": folded(message.content),
+        "state": message.state.value,
+        "finish_reason": message.finish_reason.value if message.finish_reason else None,
+        **checkpoint_columns(message),
+    }
+
+
+def checkpoint_columns(message: Message) -> dict[str, object]:
     """Gives the columns that change while an answer streams."""
     return {
         "content": message.content,
-        "content_folded": folded(message.content),
         "reasoning": message.reasoning,
-        "state": message.state.value,
-        "finish_reason": message.finish_reason.value if message.finish_reason else None,
         "model": message.model,
         "update_time_us": message.update_time_us,
         **asdict(message.usage),

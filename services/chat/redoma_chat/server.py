@@ -68,7 +68,7 @@ class ChatServer:
             "redoma.chat.v1.ConversationService",
         )
         drain = self.grpc.drain
-        answers = Answers(self._store, guarded, ids, clock, self._now_us, lambda: drain.draining, log)
+        answers = Answers(self._store, guarded, ids, self._now_us, lambda: drain.draining, log)
         chat = ChatServicer(answers, deadlines)
         self.grpc.add(lambda server: add_ChatServiceServicer_to_server(chat, server), "redoma.chat.v1.ChatService")
         openai = OpenAIServicer(guarded, model, ids, deadlines, now_s)

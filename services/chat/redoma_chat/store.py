@@ -18,6 +18,7 @@ from redoma_chat.inference import FinishReason, Role
 from redoma_chat.names import Owner
 from redoma_chat.rows import (
     answer_columns,
+    checkpoint_columns,
     conversation_columns,
     conversation_of,
     folded,
@@ -195,17 +196,27 @@ class SqlStore:
                 await session.execute(update(CONVERSATIONS).where(conversation).values(newest))
         return is_there
 
+    async def checkpoint_answers(self, answers: Sequence[tuple[Owner, Message]]) -> None:
+        """Saves what has come of answers so far, of those that are STREAMING still. Searches find it when they end."""
+        async with self._database.transaction() as session:
+            for owner, answer in answers:
+                streaming = and_(_owned(M, owner), M.id == answer.id, M.state == MessageState.STREAMING.value)
+                await session.execute(update(MESSAGES).where(streaming).values(checkpoint_columns(answer)))
+
     async def interrupt_streaming(self, now_us: int) -> int:
         """Makes answers that a killed process left STREAMING PARTIAL, of all owners; gives how many."""
-        streaming = MESSAGES.c.state == MessageState.STREAMING.value
         values = {
             "state": MessageState.PARTIAL.value,
             "finish_reason": FinishReason.INTERRUPTED.value,
             "update_time_us": now_us,
         }
         async with self._database.transaction() as session:
-            result = await session.execute(update(MESSAGES).where(streaming).values(values))
-            return cast("CursorResult[Any]", result).rowcount
+            streaming = select(M.id, M.content).where(M.state == MessageState.STREAMING.value)
+            left = (await session.execute(streaming)).all()
+            for row in left:
+                found = {**values, "content_folded": folded(row.content)}
+                await session.execute(update(MESSAGES).where(M.id == row.id).values(found))
+        return len(left)
 
     async def ping(self) -> None:
         """Raises StorageUnavailable if the database does not answer."""

@@ -24,6 +24,8 @@ def open_channel(upstream: UpstreamSettings, tls: TlsSettings, max_message_bytes
         ("grpc.min_reconnect_backoff_ms", 1_000),
         ("grpc.max_reconnect_backoff_ms", 1_000),
         ("grpc.enable_retries", 0),
+        # Token streams are small; estimating their bandwidth costs a ping for every burst.
+        ("grpc.http2.bdp_probe", 0),
         # Each channel has connections of its own, so that one client's dead connection is not another's.
         ("grpc.use_local_subchannel_pool", 1),
     ]

@@ -1,11 +1,13 @@
 """What time and trouble do to the checks' cache and to the saving of an answer."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import structlog
 
+from redoma_chat.checkpoints import Checkpoints
 from redoma_chat.checks.chain import BlockedPattern, ContentChecks
 from redoma_chat.checks.source import FRESH_S, MAX_TENANTS, CheckSource
 from redoma_chat.conversations import Message, MessageState
@@ -13,7 +15,7 @@ from redoma_chat.errors import ChecksUnavailable
 from redoma_chat.inference import Delta, FinishReason, Role, Usage
 from redoma_chat.names import Owner
 from redoma_chat.persistence import run_to_end
-from redoma_chat.recording import CHECKPOINT_DELTAS, Recording
+from redoma_chat.recording import Recording
 from redoma_kit.errors import ResourceNotFound, StorageUnavailable
 
 OWNER = Owner("acme", "tenants/acme/apiKeys/one")
@@ -67,6 +69,10 @@ class Store:
         self.saved: list[Message] = []
         self.failures = failures
         self.exists = exists
+        self.checkpoints = 0
+        self.asked = asyncio.Event()
+        self.go_on = asyncio.Event()
+        self.go_on.set()
 
     async def save_answer(self, owner: Owner, answer: Message) -> bool:
         if self.failures:
@@ -75,10 +81,18 @@ class Store:
         self.saved.append(answer)
         return self.exists
 
+    async def checkpoint_answers(self, answers: Sequence[tuple[Owner, Message]]) -> None:
+        self.asked.set()
+        await self.go_on.wait()
+        for owner, answer in answers:
+            await self.save_answer(owner, answer)
+        self.checkpoints += 1
+
 
 def recording(store: Store) -> Recording:
     answer = Message("m", "c", "p", Role.ASSISTANT, "old ", MessageState.STREAMING, 0, 0, usage=Usage(5, 0, 5, 0))
-    return Recording(store, OWNER, answer, lambda: 0.0, lambda: 7, structlog.stdlib.get_logger())
+    checkpoints = Checkpoints(store, structlog.stdlib.get_logger(), interval_s=0.0)
+    return Recording(store, checkpoints, OWNER, answer, lambda: 7)
 
 
 async def test_answer_is_saved_although_the_store_was_away_for_a_moment() -> None:
@@ -91,14 +105,52 @@ async def test_answer_is_saved_although_the_store_was_away_for_a_moment() -> Non
 async def test_failed_checkpoint_does_not_hurt_the_answer() -> None:
     store = Store(failures=1)
     record = recording(store)
-    for count in range(1, CHECKPOINT_DELTAS + 1):
-        record.append(Delta("x", "y", Usage(3, 0, count, 0)))
+    record.started("model", 3)
+    record.append(Delta("x", "y", Usage(3, 0, 1, 0)))
+    await asyncio.wait_for(store.asked.wait(), 20)
+    record.append(Delta("z", "", Usage(3, 0, 2, 0)))
     saved = await record.finish(FinishReason.CANCELLED)
     assert store.failures == 0
-    assert saved.content == "old " + "x" * CHECKPOINT_DELTAS
-    assert saved.reasoning == "y" * CHECKPOINT_DELTAS
-    assert saved.usage == Usage(8, 0, 5 + CHECKPOINT_DELTAS, 0)
+    assert (saved.content, saved.reasoning) == ("old xz", "y")
+    assert saved.usage == Usage(8, 0, 7, 0)
     assert (saved.state, saved.finish_reason) == (MessageState.PARTIAL, FinishReason.CANCELLED)
+    assert store.saved[-1] == saved
+
+
+async def test_end_is_written_after_a_checkpoint_under_way() -> None:
+    store = Store()
+    store.go_on.clear()
+    record = recording(store)
+    record.started("model", 3)
+    record.append(Delta("x", "", Usage(3, 0, 1, 0)))
+    await asyncio.wait_for(store.asked.wait(), 20)
+    ending = asyncio.create_task(record.finish(FinishReason.STOP))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert store.saved == []
+    store.go_on.set()
+    saved = await ending
+    assert [answer.state for answer in store.saved] == [MessageState.STREAMING, MessageState.COMPLETE]
+    assert store.saved[-1] == saved
+
+
+async def test_answers_are_saved_together_and_only_when_they_have_grown() -> None:
+    store = Store()
+    checkpoints = Checkpoints(store, structlog.stdlib.get_logger(), interval_s=0.0)
+    store.go_on.clear()
+    answers = [Message(str(n), "c", "p", Role.ASSISTANT, "", MessageState.STREAMING, 0, 0) for n in range(3)]
+    records = [Recording(store, checkpoints, OWNER, answer, lambda: 7) for answer in answers]
+    for record in records:
+        record.started("model", 1)
+    for record in records[:2]:
+        record.append(Delta("x", "", Usage(1, 0, 1, 0)))
+    await asyncio.wait_for(store.asked.wait(), 20)
+    store.go_on.set()
+    for record in reversed(records):
+        await record.finish(FinishReason.STOP)
+    assert sorted(answer.id for answer in store.saved[:2]) == ["0", "1"]
+    assert [answer.id for answer in store.saved[2:]] == ["2", "1", "0"]
+    assert store.checkpoints == 1
 
 
 async def test_answer_of_a_deleted_conversation_is_not_found() -> None:
