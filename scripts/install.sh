@@ -132,6 +132,16 @@ progress() {
   '
 }
 
+# die_of_pip LOG WHAT: tells why pip failed.
+die_of_pip() {
+  if grep -Eq 'connection error|Failed to establish|NewConnectionError|ConnectTimeout|NameResolutionError|ProxyError|SSLError|ReadTimeout|Network is unreachable' "$1"; then
+    die "The package index can't be reached, so $2 was not installed." \
+      "Connect this machine, or set PIP_INDEX_URL to an index it reaches, and run this again. $1 has the whole story."
+  fi
+  why=$(grep -E '(ERROR|error): ' "$1" | tail -n 1)
+  die "pip could not install what $2 asks for${why:+: $why}" "See $1; when the cause is mended, run this again: what is done stays done."
+}
+
 # pip_install PYTHON LOG ARGUMENT...: installs with progress; the whole story goes to the log.
 pip_install() {
   installer=$1 log=$2
@@ -146,8 +156,9 @@ pip_install() {
   status=$(cat "$log.status" 2>/dev/null || echo 1)
   rm -f "$log.status"
   if [ "$status" != 0 ]; then
-    why=$(grep -E '(ERROR|error): ' "$log" | tail -n 1)
-    die "pip could not install what $* asks for${why:+: $why}" "See $log; when the cause is mended, run this again: what is done stays done."
+    # Its last argument is the list of what to install.
+    for list in "$@"; do :; done
+    die_of_pip "$log" "$list"
   fi
 }
 
@@ -156,6 +167,43 @@ make_environment() { # DIRECTORY
     rm -rf "$1"
     "$python" -m venv "$1" || die "Python could not make the environment $1." "Remove it and run this again."
   fi
+}
+
+# Programs in an environment begin with its whole path: in a checkout that was moved or copied they are written anew.
+step_place() {
+  for environment in "$VENV" "$TOOLS/venv"; do
+    current=$(pwd -P)/$environment
+    former=$(sed -n 's/^command = .* -m venv //p' "$environment/pyvenv.cfg" 2>/dev/null) || continue
+    if [ -z "$former" ] || [ "$former" = "$current" ] || ! "$environment/bin/python" -c '' 2>/dev/null; then
+      continue
+    fi
+    say "This checkout was at ${former%/"$environment"}; writing $environment's programs anew"
+    rm -f "$STAMPS"/project-*
+    "$environment/bin/python" - "$former" "$current" <<'MOVE'
+import os, pathlib, re, sys
+
+former, current = map(os.fsencode, sys.argv[1:])
+header = re.compile(
+    rb"#!(?:/bin/sh\n'''exec' \"?)?" + re.escape(former) + rb"/bin/(python[\d.]*)(?:\"? \"\$0\" \"\$@\"\n' ''')?\n"
+)
+directory = pathlib.Path(sys.argv[2])
+# The last of all: what says that the rest is done.
+for file in [*sorted((directory / "bin").iterdir()), directory / "pyvenv.cfg"]:
+    content = b"" if file.is_symlink() or not file.is_file() else file.read_bytes()
+    if former not in content or b"\0" in content:
+        continue
+    script = header.match(content)
+    first = b""
+    if script:
+        # A first line may neither be long nor hold a space.
+        first = b"#!/bin/sh\n'''exec' \"" + current + b"/bin/" + script[1] + b"\" \"$0\" \"$@\"\n' '''\n"
+        content = content[script.end() :]
+    partial = file.with_name(file.name + ".part")
+    partial.write_bytes(first + content.replace(former, current))
+    partial.chmod(file.stat().st_mode)
+    partial.replace(file)
+MOVE
+  done
 }
 
 step_environment() {
@@ -209,7 +257,7 @@ download() {
   # shellcheck disable=SC2086  # a list of options
   if ! "$VENV/bin/python" -m pip download $PIP_OPTIONS --quiet --no-deps -r "requirements/$1.txt" -d "$WHEELS" \
     >"$TOOLS/pip-$1.log" 2>&1; then
-    die "The files of requirements/$1.txt could not be downloaded: $(tail -n 1 "$TOOLS/pip-$1.log")" "See $TOOLS/pip-$1.log, then run this again."
+    die_of_pip "$TOOLS/pip-$1.log" "requirements/$1.txt"
   fi
 }
 
@@ -270,6 +318,7 @@ if command -v flock >/dev/null 2>&1; then
 fi
 
 check_machine
+step_place
 step_environment
 if [ "$WANTED" = run ]; then step_packages run; else step_packages dev; fi
 step_project

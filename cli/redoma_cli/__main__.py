@@ -7,7 +7,7 @@ import typer
 from rich.markup import escape
 
 from redoma_cli.commands import ask, chat, key, site, tenant
-from redoma_cli.context import make_context
+from redoma_cli.context import error_console
 from redoma_cli.errors import CliError, error_from_os
 
 INTERRUPTED = 130
@@ -49,7 +49,7 @@ def main() -> NoReturn:
 
 
 def _tell(error: CliError) -> None:
-    console = make_context().err
+    console = error_console()
     console.print(f"[bold red]error:[/] {escape(error.message)}")
     if error.mend:
         console.print(f"[bold]mend:[/]  {escape(error.mend)}")

@@ -1,6 +1,7 @@
 """Calls the edge as a person or a script would: one channel, one API key."""
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ CALL_TIMEOUT_S = 30.0
 MAX_MESSAGE_BYTES = 16 << 20
 DEFAULT_PORT = 8080
 ADMIN = "admin"
+# What can be sent in a header; whether it is a key is for the other side to say.
+SENDABLE_KEY = re.compile(r"[!-~]+")
 
 T = TypeVar("T")
 
@@ -41,13 +44,20 @@ class Demo:
     admin_key: str
     api_keys: Mapping[str, str]
 
+    @property
+    def port(self) -> int:
+        """The edge's port."""
+        return urlsplit(self.edge).port or 0
+
 
 def read_demo(home: Home) -> Demo | None:
     """Reads demo.json; None if there is none that can be read."""
     try:
         content = json.loads(home.demo_file.read_text())
-        keys = {str(entry["id"]): str(entry["api_key"]) for entry in content["tenants"]}
-        return Demo(str(content["edge"]), str(content["admin_key"]), keys)
+        keys = {str(entry["id"]): entry["api_key"] for entry in content["tenants"]}
+        demo = Demo(str(content["edge"]), content["admin_key"], keys)
+        whole = demo.port != 0 and all(SENDABLE_KEY.fullmatch(key) for key in (demo.admin_key, *keys.values()))
+        return demo if whole else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -61,9 +71,12 @@ def choose_key(named: str | None, demo: Demo | None, role: str) -> str:
     """Gives the key named, else the local site's: the admin's for role `admin`, else the tenant's of that id, or any's.
 
     Raises:
-        CliError: There is none.
+        CliError: There is none, or the one named can't be one.
     """
     if named:
+        if not SENDABLE_KEY.fullmatch(named):
+            mend = "A key looks like rdm_…; make one with: redoma key create TENANT"
+            raise CliError("The API key given holds characters that no key has.", mend)
         return named
     if demo is not None:
         key = demo.admin_key if role == ADMIN else demo.api_keys.get(role) or next(iter(demo.api_keys.values()), "")

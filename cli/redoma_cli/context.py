@@ -43,10 +43,18 @@ class CommandContext:
 
 
 def make_context() -> CommandContext:
-    """Reads the surroundings of this process."""
+    """Reads the surroundings of this process.
+
+    Raises:
+        CliError: $REDOMA_HOME can't be a home.
+    """
     checkout = find_checkout()
     # What is read by a program is never cut to a width.
     width = None if sys.stdout.isatty() else PIPE_WIDTH
     out = Console(highlight=False, soft_wrap=True, width=width)
-    err = Console(stderr=True, highlight=False, soft_wrap=True)
-    return CommandContext(os.environ, checkout, find_home(os.environ, checkout), out, err)
+    return CommandContext(os.environ, checkout, find_home(os.environ, checkout), out, error_console())
+
+
+def error_console() -> Console:
+    """Gives where progress and errors go."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)

@@ -152,9 +152,11 @@ class ConversationSession:
         """Streams more of the last answer, which was cut.
 
         Raises:
-            CliError: It was not cut, or the call failed.
+            CliError: There is none, it was not cut, or the call failed.
         """
-        if self._last_answer is None or not self.can_continue:
+        if self._last_answer is None:
+            raise CliError("There is no answer to go on with.", "Say something first.")
+        if not self.can_continue:
             raise CliError("The last answer is whole.", "Say something, or ask for another answer with /retry.")
         request = ContinueMessageRequest(message=self._last_answer.name)
         for attempt in range(1, SETTLE_ATTEMPTS + 1):

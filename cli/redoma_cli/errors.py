@@ -95,6 +95,8 @@ def error_from_rpc(error: grpc.RpcError, edge: str) -> CliError:
         if info.metadata.get("request_id"):
             message = f"{message} (request {info.metadata['request_id']})"
         return CliError(message, MENDS_BY_REASON.get(info.reason, MENDS_BY_CODE.get(code, "")))
+    if code is grpc.StatusCode.UNAVAILABLE and "upstream" in details:
+        return CliError("The service behind the edge does not answer.", MENDS_BY_CODE[code])
     if code is grpc.StatusCode.UNAVAILABLE and ("connect" in details.lower() or not details):
         return CliError(f"No edge answers at {edge}.", "Start it with `redoma up`, or name another with --edge.")
     return CliError(details or f"The call failed with {code.name}.", MENDS_BY_CODE.get(code, ""))

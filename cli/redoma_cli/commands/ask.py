@@ -35,9 +35,7 @@ def ask(
 ) -> None:
     """Ask one question and stream the answer. Nothing is kept."""
     context = make_context()
-    parts = [" ".join(question or [])]
-    if not sys.stdin.isatty():
-        parts.append(sys.stdin.read())
+    parts = [" ".join(question or []), read_piped()]
     prompt = "\n\n".join(part.strip() for part in parts if part.strip())
     if not prompt:
         raise CliError("There is no question.", "Give one: redoma ask 'What is a redoma?'")
@@ -61,6 +59,21 @@ def ask(
             for line in lines:
                 _print_event(line)
     print(flush=True)
+
+
+def read_piped() -> str:
+    """Gives what another program or a file sends; empty when a person sits there, or nobody.
+
+    Raises:
+        CliError: It is not text.
+    """
+    # A program can be started without a standard input.
+    if sys.stdin is None or sys.stdin.isatty():
+        return ""
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError:
+        raise CliError("What comes on standard input is not UTF-8 text.", "Send text.") from None
 
 
 def _print_event(line: str) -> None:

@@ -29,7 +29,7 @@ HELP = """\
 [bold]/continue[/]   go on with an answer that was cut
 [bold]/help[/]       this
 [bold]/quit[/]       leave (or Ctrl-D)
-Ctrl-C stops an answer; what came is kept. A line that ends with \\\\ goes on in the next."""
+Ctrl-C stops an answer; what came is kept. A line that ends with \\ goes on in the next."""
 SHOWN_CONVERSATIONS = 20
 CONTINUATION = "\\"
 

@@ -1,6 +1,8 @@
 """`redoma up`, `down`, `status`, `logs`, `doctor`: a whole site on this machine."""
 
+import contextlib
 import json
+import os
 import shlex
 import shutil
 import sys
@@ -68,8 +70,12 @@ def up() -> None:
         authority = DevelopmentAuthority(context.home.pki)
         key = admin_key(read_demo(context.home))
         specs = prepare_site(context.home, options, context.environ, authority, key)
-        with Progress(context) as progress:
-            ran_already = starter.start(specs, progress.show)
+        try:
+            with Progress(context) as progress:
+                ran_already = starter.start(specs, progress.show)
+        except KeyboardInterrupt:
+            context.err.print("Interrupted; what was started runs on. Go on: redoma up    Stop it: redoma down")
+            raise
         edge = f"http://{LOOPBACK}:{options.port}"
         disabled = ensure_demo(context.home, edge, key)
     for tenant in disabled:
@@ -90,22 +96,22 @@ def print_how_to_call(context: CommandContext) -> None:
     for tenant, key in demo.api_keys.items():
         context.out.print(f"  {tenant:<8} {escape(key)}")
     first = next(iter(demo.api_keys.values()))
-    body = json.dumps({"messages": [{"role": "user", "content": "What is the capital of France?"}], "stream": True})
+    body = json.dumps({"messages": [{"role": "user", "content": "Why is the sky blue?"}], "stream": True})
     words = ["curl", "-sN", f"{demo.edge}/v1/chat/completions", "-H", f"Authorization: Bearer {first}"]
     words += ["-H", "Content-Type: application/json", "-d", body]
     context.out.print("\nTry it:\n")
     # Plain, so that no terminal width or colour gets into what is pasted.
     print(f"  {shlex.join(words)}", flush=True)
     program = "redoma" if shutil.which("redoma") else _program(context)
-    context.out.print(f"\nTalk to it: {program} chat    See it: {program} status    Stop it: {program} down")
+    context.out.print(f"\nTalk to it:  {program} chat\nSee it:      {program} status\nStop it:     {program} down")
 
 
 def _program(context: CommandContext) -> str:
     program = Path(sys.executable).with_name("redoma")
     try:
-        return str(program.relative_to(Path.cwd()))
+        return shlex.quote(str(program.relative_to(Path.cwd())))
     except ValueError:
-        return str(program)
+        return shlex.quote(str(program))
 
 
 def down(
@@ -117,8 +123,11 @@ def down(
         context.out.print("Nothing runs.")
         return
     with site_lock(context.home):
+        stopper = SiteStopper(context.home, lambda text: context.err.print(escape(text)))
+        # Before the supervisor goes on: it would take them for dead.
+        stopper.wake()
         supervisor = stop_supervisor(context.home, STEP_ASIDE)
-        ended = SiteStopper(context.home, lambda text: context.err.print(escape(text))).stop(grace)
+        ended = stopper.stop(grace)
         await_unlisted(supervisor, UNLISTED_WAIT_S)
     context.out.print(
         f"Stopped {ended} processes; data and keys are kept in {context.home.root}." if ended else "Nothing runs."
@@ -133,7 +142,7 @@ def status(as_json: JsonOption = False) -> None:
     supervised = running_supervisor(context.home) is not None
     services = [state for name, state in states.items() if name != SUPERVISOR]
     ready = all(state.state is State.READY for state in services) and demo is not None
-    ready = ready and edge_ready(int(demo.edge.rsplit(":", 1)[1]) if demo else 0)
+    ready = ready and edge_ready(demo.port if demo else 0)
     if as_json:
         content = {
             "ready": ready,
@@ -155,6 +164,8 @@ def status(as_json: JsonOption = False) -> None:
         context.out.print(process_table(states))
         if not supervised and any(state.alive for state in services):
             context.out.print("[yellow]No supervisor runs; adopt the processes with: redoma up[/]")
+        if states[SUPERVISOR].state is State.SILENT:
+            context.out.print("[yellow]The supervisor was halted by a signal; wake it with: redoma up[/]")
         context.out.print(
             f"Edge: {demo.edge} ({'ready' if ready else 'not ready'})" if demo else "Start it with: redoma up"
         )
@@ -180,8 +191,12 @@ def supervisor_state(home: Home) -> ProcessState:
     identity = running_supervisor(home)
     if identity is None:
         return ProcessState(State.STOPPED, 0, 0, time.time(), 0)
-    since = pid_file(home, SUPERVISOR).stat().st_mtime
-    return ProcessState(State.READY, identity.pid, identity.start_ticks, since, 0)
+    try:
+        since = pid_file(home, SUPERVISOR).stat().st_mtime
+    except OSError:
+        since = time.time()
+    state = State.SILENT if identity.halted() else State.READY
+    return ProcessState(state, identity.pid, identity.start_ticks, since, 0)
 
 
 def process_table(states: Mapping[str, ProcessState]) -> Table:
@@ -215,10 +230,10 @@ def logs(
     """Print what the processes log. No log holds a prompt, an answer or a key."""
     context = make_context()
     names = known_logs(context.home)
+    if not names:
+        raise CliError(f"There are no logs in {context.home.log}.", "Start the site with: redoma up")
     if name is not None and name not in names:
-        raise CliError(
-            f"There is no log named {name}.", f"Choose among: {', '.join(names) or 'none yet; start with redoma up'}"
-        )
+        raise CliError(f"There is no log named {name}.", f"Choose among: {', '.join(names)}")
     follow_logs(context.home, [name] if name else names, lines, follow)
 
 
@@ -240,7 +255,10 @@ def supervise(home: Annotated[Path, typer.Option(help="The home whose processes 
     """Keep the processes of a home running; started by `redoma up`."""
 
     def say(text: str) -> None:
-        print(f"{datetime.now().astimezone().isoformat(timespec='milliseconds')} {text}", flush=True)
+        line = f"{datetime.now().astimezone().isoformat(timespec='milliseconds')} {text}\n"
+        # On a full disk the line is lost, and nothing else.
+        with contextlib.suppress(OSError):
+            os.write(sys.stdout.fileno(), line.encode(errors="backslashreplace"))
 
     Supervisor(Home(home), say).run()
 

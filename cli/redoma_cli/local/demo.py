@@ -1,7 +1,8 @@
 """The demo tenants, so that the first call after `redoma up` is one paste away."""
 
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 
 import grpc
 
@@ -9,14 +10,20 @@ from redoma.chat.v1.openai_pb2 import ListModelsRequest
 from redoma.tenant.v1.api_key_pb2 import ApiKey, CreateApiKeyRequest
 from redoma.tenant.v1.tenant_pb2 import CreateTenantRequest, Tenant
 from redoma_cli.client import CALL_TIMEOUT_S, EdgeClient, read_demo
-from redoma_cli.errors import error_info
+from redoma_cli.errors import CliError, error_info
 from redoma_cli.local.home import Home, write_private
 
 TENANTS: Mapping[str, str] = {"acme": "Acme", "globex": "Globex"}
 KEY_NAME = "demo"
+# The edge may for a moment still use its connection to a service that was just started anew.
+SETTLE_S, RETRY_S = 15.0, 0.2
+
+Sleep = Callable[[float], None]
 
 
-def ensure_demo(home: Home, edge: str, admin_key: str) -> list[str]:
+def ensure_demo(
+    home: Home, edge: str, admin_key: str, clock: Callable[[], float] = time.monotonic, sleep: Sleep = time.sleep
+) -> list[str]:
     """Makes sure that each demo tenant exists and that demo.json holds a key of it that works; keeps those that do.
 
     Returns:
@@ -29,12 +36,20 @@ def ensure_demo(home: Home, edge: str, admin_key: str) -> list[str]:
     kept = read_demo(home)
     keys = dict(kept.api_keys) if kept else {}
     disabled: list[str] = []
+    deadline = clock() + SETTLE_S
     for tenant, display_name in TENANTS.items():
-        reason = _refusal(edge, keys[tenant]) if tenant in keys else "NO_KEY"
-        if reason == "TENANT_DISABLED":
-            disabled.append(tenant)
-        elif reason:
-            keys[tenant] = _new_key(edge, admin_key, tenant, display_name)
+        while True:
+            try:
+                reason = _refusal(edge, keys[tenant]) if tenant in keys else "NO_KEY"
+                if reason == "TENANT_DISABLED":
+                    disabled.append(tenant)
+                elif reason:
+                    keys[tenant] = _new_key(edge, admin_key, tenant, display_name)
+                break
+            except CliError as error:
+                if not _is_unavailable(error) or clock() > deadline:
+                    raise
+            sleep(RETRY_S)
     write_demo(home, edge, admin_key, [(tenant, keys[tenant]) for tenant in TENANTS])
     return disabled
 
@@ -51,6 +66,11 @@ def write_demo(home: Home, edge: str, admin_key: str, tenants: Sequence[tuple[st
         "tenants": [{"id": tenant, "api_key": key} for tenant, key in tenants],
     }
     write_private(home.demo_file, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def _is_unavailable(error: CliError) -> bool:
+    cause = error.__cause__
+    return isinstance(cause, grpc.Call) and cause.code() is grpc.StatusCode.UNAVAILABLE
 
 
 def _refusal(edge: str, key: str) -> str:

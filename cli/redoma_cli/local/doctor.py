@@ -14,7 +14,7 @@ from redoma_cli.context import CommandContext
 from redoma_cli.errors import CliError
 from redoma_cli.local.pki import SITES, DevelopmentAuthority
 from redoma_cli.local.plan import STOP_ORDER, pid_file
-from redoma_cli.local.process import PidFile
+from redoma_cli.local.process import PidFile, holds_deleted_file
 from redoma_cli.local.site import LEAST_FREE_DISK_BYTES, SiteOptions, read_options
 from redoma_cli.local.state import State, read_states
 from redoma_cli.local.supervisor import running_supervisor
@@ -84,9 +84,12 @@ def _compiler() -> Finding:
 
 
 def _disk(context: CommandContext) -> Finding:
-    place = context.home.root if context.home.root.exists() else context.home.root.parent
+    place = next(place for place in (context.home.root, *context.home.root.parents) if place.exists())
     free = shutil.disk_usage(place).free
     sentence = f"{free / (1 << 30):.1f} GiB free at {place}"
+    if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
+        mend = "Set REDOMA_HOME to a directory of your own."
+        return Finding("disk", Health.BAD, f"{context.home.root} can't be written to.", mend)
     if free < LEAST_FREE_DISK_BYTES:
         return Finding("disk", Health.BAD, sentence, "Free some space, or set REDOMA_HOME to another disk.")
     return Finding("disk", Health.GOOD, sentence)
@@ -113,7 +116,7 @@ def _port(context: CommandContext, options: SiteOptions) -> Finding:
         SiteStarter(context.home, options.port, options.weights.path).check_port()
     except CliError as error:
         return Finding("port", Health.BAD, error.message, error.mend)
-    return Finding("port", Health.GOOD, f"{options.port} is free or this site's own")
+    return Finding("port", Health.GOOD, f"{options.port} is free, or this site's own")
 
 
 def _certificates(context: CommandContext) -> Iterator[Finding]:
@@ -123,8 +126,11 @@ def _certificates(context: CommandContext) -> Iterator[Finding]:
     for service in SITES:
         try:
             expiry = authority.expiry(service)
-        except (OSError, ValueError):
+        except OSError:
             yield Finding("certificates", Health.WARNING, f"{service} has none yet.", "Make them with: redoma up")
+            return
+        except ValueError:
+            yield Finding("certificates", Health.BAD, f"{service}'s is damaged.", "Make it anew with: redoma up")
             return
         soonest = expiry if soonest is None else min(soonest, expiry)
     if soonest is None:
@@ -142,12 +148,20 @@ def _processes(context: CommandContext) -> Iterator[Finding]:
     if not running:
         yield Finding("processes", Health.BAD, "Nothing runs.", "Start it with: redoma up")
         return
-    if running_supervisor(context.home) is None:
+    supervisor = running_supervisor(context.home)
+    if supervisor is not None and supervisor.halted():
+        sentence = "It was halted by a signal, so nobody restarts what dies."
+        yield Finding("supervisor", Health.BAD, sentence, "Wake it with: redoma up")
+    if supervisor is None:
         mend = "Start one, which adopts what runs, with: redoma up"
         yield Finding("supervisor", Health.BAD, "No supervisor runs, so nobody restarts what dies.", mend)
     for name in reversed(STOP_ORDER):
         state = states.get(name)
-        if name in running and state is not None and state.state is State.READY:
+        identity = PidFile(pid_file(context.home, name)).alive()
+        if identity is not None and holds_deleted_file(identity.pid, context.home.data):
+            sentence = "Its database was deleted while it ran; what it saves now is lost."
+            yield Finding(name, Health.BAD, sentence, "Start it with a new one: redoma up")
+        elif name in running and state is not None and state.state is State.READY:
             restarts = f", restarted {state.restarts} times" if state.restarts else ""
             yield Finding(name, Health.GOOD, f"ready, pid {state.pid}{restarts}")
         else:
@@ -158,9 +172,10 @@ def _processes(context: CommandContext) -> Iterator[Finding]:
 def _edge(context: CommandContext) -> Iterator[Finding]:
     demo = read_demo(context.home)
     if demo is None:
-        yield Finding("edge", Health.BAD, "There is no demo.json.", "Start the site with: redoma up")
+        what = "is damaged" if context.home.demo_file.exists() else "is missing"
+        yield Finding("edge", Health.BAD, f"{context.home.demo_file} {what}.", "Make it anew with: redoma up")
         return
-    if not edge_ready(int(demo.edge.rsplit(":", 1)[1])):
+    if not edge_ready(demo.port):
         mend = "See which process is not ready above, and its log."
         yield Finding("edge", Health.BAD, f"{demo.edge} is not ready.", mend)
         return

@@ -1,26 +1,46 @@
--- Gives every error of the OpenAI paths OpenAI's shape, and every gRPC error the HTTP status 200. It stands before the
--- filters for grpc-web, authorization and transcoding, so that its response half runs after theirs and sees what the
--- client would get.
+-- Lets in only the headers that a service reads, gives every error of a REST call OpenAI's shape, and every gRPC error
+-- the HTTP status 200. It stands before the filters for grpc-web, authorization and transcoding, so that its request
+-- half runs before theirs, and its response half after them, where it sees what the client would get.
 
-local OPENAI_PATHS = "^/v1/"
 local LARGEST_ERROR_BODY = 65536
-local UNKNOWN, RESOURCE_EXHAUSTED = "2", "8"
+local UNKNOWN, RESOURCE_EXHAUSTED, UNAVAILABLE = "2", "8", "14"
+local RETRY_AFTER_S = "1"
+
+-- Everything else stops here. gRPC refuses calls with much metadata, or with a malformed `-bin` header, and a browser
+-- sends the cookies of everything else on localhost.
+local PASSED_ON = {
+  authorization = true, ["x-api-key"] = true, ["content-type"] = true, ["content-length"] = true, ["user-agent"] = true,
+  ["transfer-encoding"] = true, connection = true, te = true, host = true, expect = true, accept = true, origin = true,
+  ["x-grpc-web"] = true, ["x-user-agent"] = true, ["x-request-id"] = true, traceparent = true, tracestate = true,
+  ["grpc-timeout"] = true, ["grpc-encoding"] = true, ["grpc-accept-encoding"] = true,
+  -- Set by Envoy itself, which finds no route without it.
+  ["x-forwarded-proto"] = true,
+}
+-- They stop at the tenant service.
+local CREDENTIALS = { authorization = true, ["x-api-key"] = true }
+local LONGEST_HEADER, LONGEST_PATH = 512, 2048
+local GRPC_TIMEOUT = "^%d%d?%d?%d?%d?%d?%d?%d?[HMSmun]$"
 
 local TYPES = {
   [400] = "invalid_request_error", [401] = "invalid_request_error", [403] = "permission_error",
-  [404] = "invalid_request_error", [405] = "invalid_request_error", [413] = "invalid_request_error",
+  [404] = "invalid_request_error", [405] = "invalid_request_error", [408] = "invalid_request_error",
+  [413] = "invalid_request_error", [414] = "invalid_request_error",
   [429] = "rate_limit_error",
 }
 -- What stands where no service gave a reason: the edge itself refused the request.
 local CODES = {
   [401] = "invalid_api_key", [404] = "unknown_url", [405] = "method_not_allowed", [408] = "deadline_exceeded",
-  [413] = "request_too_large", [429] = "rate_limited", [503] = "unavailable", [504] = "deadline_exceeded",
+  [413] = "request_too_large", [414] = "url_too_long", [429] = "rate_limited", [503] = "unavailable",
+  [504] = "deadline_exceeded",
 }
 local MESSAGES = {
-  [404] = "There is nothing at this URL. Check the path and the method.",
+  [404] = "There is nothing at this URL. "
+    .. "What there is: /v1/chat/completions, /v1/models, /ask, /healthz, /readyz, and gRPC.",
+  [405] = "This URL does not take this method; the header allow names the one it takes.",
   [408] = "The request took too long.",
-  [413] = "The request body is too large. The limit is @max_request_bytes@ bytes.",
-  [503] = "The service is not available now. Try again in a moment.",
+  [413] = "@too_large_message@",
+  [414] = "The URL is too long.",
+  [503] = "@unreachable_message@",
   [504] = "The service did not answer in time.",
 }
 -- OpenAI's clients test for these codes.
@@ -75,10 +95,40 @@ local function openai_error(status, text)
     .. (code and quote(code) or "null") .. "}}"
 end
 
+local function is_passed_on(name, value, grpc)
+  if string.sub(name, 1, 1) == ":" or CREDENTIALS[name] then return true end
+  if not PASSED_ON[name] or #value > LONGEST_HEADER then return false end
+  return grpc or name ~= "grpc-timeout" or string.find(value, GRPC_TIMEOUT) ~= nil
+end
+
 function envoy_on_request(handle)
-  local path = string.match(handle:headers():get(":path") or "", "^[^?#]*")
-  if string.find(path, OPENAI_PATHS) or path == "/ask" then
-    handle:streamInfo():dynamicMetadata():set("redoma", "openai", true)
+  local headers = handle:headers()
+  local grpc = string.find(headers:get("content-type") or "", "^application/grpc") ~= nil
+  local stopped = {}
+  for name, value in pairs(headers) do
+    if not is_passed_on(name, value, grpc) then stopped[#stopped + 1] = name end
+  end
+  for _, name in ipairs(stopped) do headers:remove(name) end
+  if grpc then return end
+  handle:streamInfo():dynamicMetadata():set("redoma", "rest", true)
+  if #headers:get(":path") > LONGEST_PATH then
+    handle:respond({ [":status"] = "414", ["content-type"] = "application/json" }, openai_error(414, ""))
+  end
+end
+
+-- A refusal of a grpc-web call comes with its HTTP status, and its clients read no further than that.
+local function finish_grpc(headers)
+  headers:replace(":status", "200")
+  if headers:get("grpc-status-details-bin") then return end
+  local status = headers:get("grpc-status")
+  -- Envoy has no gRPC status for a body past its limit.
+  if status == UNKNOWN and headers:get("grpc-message") == "Payload Too Large" then
+    headers:replace("grpc-status", RESOURCE_EXHAUSTED)
+    headers:replace("grpc-message", MESSAGES[413])
+    headers:replace("grpc-status-details-bin", "@too_large_details@")
+  elseif status == UNAVAILABLE then
+    headers:replace("grpc-message", MESSAGES[503])
+    headers:replace("grpc-status-details-bin", "@unreachable_details@")
   end
 end
 
@@ -88,24 +138,22 @@ function envoy_on_response(handle)
   headers:remove("redoma-openai-error")
   local status = tonumber(headers:get(":status"))
   local redoma = handle:streamInfo():dynamicMetadata():get("redoma")
-  local openai = redoma and redoma["openai"]
-  if not openai and headers:get("grpc-status") then
-    -- A refusal of a grpc-web call comes with its HTTP status, and its clients read no further than that.
-    headers:replace(":status", "200")
-    -- Envoy has no gRPC status for a body past its limit.
-    if headers:get("grpc-status") == UNKNOWN and headers:get("grpc-message") == "Payload Too Large" then
-      headers:replace("grpc-status", RESOURCE_EXHAUSTED)
-      headers:replace("grpc-message", MESSAGES[413])
-    end
-  end
-  if status < 400 or not openai then return end
+  local rest = redoma and redoma["rest"]
+  if not rest and headers:get("grpc-status") then finish_grpc(headers) end
+  if status < 400 or not rest then return end
   -- Before the body is asked for: later is too late for the edge's own answers.
   headers:replace("content-type", "application/json")
+  if (status == 429 or status == 503) and not headers:get("retry-after") then
+    headers:replace("retry-after", RETRY_AFTER_S)
+  end
   local body = handle:body(true)
   local trailers = handle:trailers()
   if trailers then
     prepared = prepared or trailers:get("redoma-openai-error")
     trailers:remove("redoma-openai-error")
+    local retry_after = trailers:get("retry-after")
+    -- What was got before the body is out of its scope by now.
+    if retry_after then handle:headers():replace("retry-after", retry_after) end
   end
   local text = body:getBytes(0, math.min(body:length(), LARGEST_ERROR_BODY))
   if prepared then

@@ -8,19 +8,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from redoma_cli.local.api import CHAT, TENANT, edge_methods, openai_service, transcoder_descriptors
+import grpc
+
+from redoma.common.v1.error_reason_pb2 import ErrorReason
+from redoma_cli.local.api import CHAT, TENANT, RestRule, edge_methods, openai_service, transcoder_descriptors
 from redoma_cli.local.pki import IdentityFiles
 from redoma_cli.local.ports import LOOPBACK
 from redoma_cli.local.upstreams import BUFFER_BYTES, MODEL, Config, clusters, type_url
+from redoma_kit.errors import Failure, reason_name
 
 MAX_REQUEST_BYTES = 4 << 20
 # The service ends a stream at the limit with a status that says why; the edge cuts one that did not end a little later.
 STREAM_MARGIN_S = 5
-AUTHORIZATION_TIMEOUT_S = 2
+# A tenant service that is down refuses at once, by its health; this bounds the wait for one that is busy.
+AUTHORIZATION_TIMEOUT_S = 10
 MAX_CONNECTIONS = 4096
+MAX_HEADERS = 100
+MAX_HEADERS_KIB = 32
 LOCAL_ORIGINS = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?"
+GRPC_CONTENT_TYPE = r"application/grpc(-web(-text)?)?(\+proto)?(;.*)?"
 REFLECTION_SERVICES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
-# What only the edge and the services behind it may say.
+# What only the edge and the services behind it may say. The Lua filter stops them with all other unknown ones; this
+# holds should it not.
 INTERNAL_HEADERS = (
     "redoma-identity",
     "redoma-openai-error",
@@ -30,6 +39,28 @@ INTERNAL_HEADERS = (
     "x-forwarded-client-cert",
     "x-client-cert",
     "x-ssl-client-cert",
+)
+# What a client gets whose request is so malformed that no filter saw it. A refusal by a filter has none of these.
+MALFORMED = {
+    400: "The request is not well-formed HTTP. Percent-encode what is not ASCII in the URL.",
+    408: "The request took too long to arrive.",
+    426: "Speak HTTP/1.1 or HTTP/2.",
+    431: f"The request headers are too large. The limits are {MAX_HEADERS_KIB} KiB and {MAX_HEADERS} headers.",
+    501: "This transfer encoding is not supported.",
+}
+# What the edge itself says to gRPC callers; to REST callers it says the same in OpenAI's shape.
+TOO_LARGE = Failure(
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    reason_name(ErrorReason.ERROR_REASON_REQUEST_TOO_LARGE),
+    f"The request body is too large. The limit is {MAX_REQUEST_BYTES:,} bytes.",
+    {"limit_bytes": str(MAX_REQUEST_BYTES)},
+)
+UNREACHABLE = Failure(
+    grpc.StatusCode.UNAVAILABLE,
+    reason_name(ErrorReason.ERROR_REASON_SERVICE_UNREACHABLE),
+    "The service is not available now. Try again in a moment.",
+    {},
+    retry_after_s=1.0,
 )
 CREDENTIAL_HEADERS = ("authorization", "x-api-key")
 ALLOWED_HEADERS = (
@@ -134,10 +165,10 @@ def _connection_manager(settings: EdgeSettings) -> Config:
         "stream_idle_timeout": _seconds(longest_s + STREAM_MARGIN_S),
         "common_http_protocol_options": {
             "idle_timeout": "900s",
-            "max_headers_count": 100,
+            "max_headers_count": MAX_HEADERS,
             "max_stream_duration": _seconds(longest_s),
         },
-        "max_request_headers_kb": 32,
+        "max_request_headers_kb": MAX_HEADERS_KIB,
         "http2_protocol_options": {
             "max_concurrent_streams": 256,
             "initial_stream_window_size": 256 << 10,
@@ -145,6 +176,7 @@ def _connection_manager(settings: EdgeSettings) -> Config:
             "connection_keepalive": {"interval": "30s", "timeout": "10s"},
         },
         "access_log": [_access_log()],
+        "local_reply_config": {"mappers": [_malformed(status, message) for status, message in MALFORMED.items()]},
         "http_filters": _filters(settings),
         "route_config": {
             "name": "edge",
@@ -223,6 +255,31 @@ def _filters(settings: EdgeSettings) -> list[Config]:
     ]
 
 
+def _malformed(status: int, message: str) -> Config:
+    """Gives the edge's own answer of that status OpenAI's shape, except to gRPC callers."""
+    is_status = {
+        "status_code_filter": {"comparison": {"op": "EQ", "value": {"default_value": status, "runtime_key": "unused"}}}
+    }
+    is_rest = {
+        "header_filter": {
+            "header": {
+                "name": "content-type",
+                "string_match": {"prefix": "application/grpc"},
+                "invert_match": True,
+                "treat_missing_header_as_empty": True,
+            }
+        }
+    }
+    error = {"message": message, "type": "invalid_request_error", "param": None, "code": "malformed_request"}
+    return {
+        "filter": {"and_filter": {"filters": [is_status, is_rest]}},
+        "body_format_override": {
+            "text_format_source": {"inline_string": json.dumps({"error": error})},
+            "content_type": "application/json",
+        },
+    }
+
+
 def _routes(settings: EdgeSettings) -> list[Config]:
     longest = _seconds(settings.max_stream_s + STREAM_MARGIN_S)
     routes: list[Config] = [
@@ -241,11 +298,10 @@ def _routes(settings: EdgeSettings) -> list[Config]:
             "max_stream_duration": {"max_stream_duration": longest},
         }
         # grpc-web is application/grpc-web, so Envoy's own matcher for gRPC would not do.
-        content_type = {"name": "content-type", "string_match": {"prefix": "application/grpc"}}
+        content_type = {"name": "content-type", "string_match": {"safe_regex": {"regex": GRPC_CONTENT_TYPE}}}
         routes.append({"match": {"path": method.path, "headers": [_verb("POST"), content_type]}, "route": action})
         for rule in method.rest:
-            path = {"path": rule.template} if rule.literal else {"safe_regex": {"regex": rule.regex}}
-            routes.append({"match": {**path, "headers": [_verb(rule.verb)]}, "route": action})
+            routes.append({"match": {**_rest_path(rule), "headers": [_verb(rule.verb)]}, "route": action})
     if settings.reflection:
         routes += [
             {
@@ -258,9 +314,23 @@ def _routes(settings: EdgeSettings) -> list[Config]:
     # The CORS filter answers every preflight, but only on a route that has a cluster.
     preflight = [_verb("OPTIONS"), _present("origin"), _present("access-control-request-method")]
     routes.append({"match": {"prefix": "/", "headers": preflight}, "route": {"cluster": CHAT}})
-    # Unknown paths are refused without asking who calls.
+    # Wrong verbs and unknown paths are refused without asking who calls.
+    for rule in (rule for method in edge_methods() for rule in method.rest):
+        allowed = {"header": {"key": "allow", "value": rule.verb}}
+        routes.append(
+            {
+                "match": _rest_path(rule),
+                "direct_response": {"status": 405},
+                "response_headers_to_add": [allowed],
+                **_without_authorization(),
+            }
+        )
     routes.append({"match": {"prefix": "/"}, "direct_response": {"status": 404}, **_without_authorization()})
     return routes
+
+
+def _rest_path(rule: RestRule) -> Config:
+    return {"path": rule.template} if rule.literal else {"safe_regex": {"regex": rule.regex}}
 
 
 def _cors(settings: EdgeSettings) -> Config:
@@ -320,8 +390,11 @@ def _without_authorization() -> Config:
 
 
 def _lua() -> str:
-    source = importlib.resources.files("redoma_cli.local").joinpath("edge.lua").read_text()
-    return source.replace("@max_request_bytes@", f"{MAX_REQUEST_BYTES:,}")
+    script = importlib.resources.files("redoma_cli.local").joinpath("edge.lua").read_text()
+    for name, failure in (("too_large", TOO_LARGE), ("unreachable", UNREACHABLE)):
+        details = base64.b64encode(failure.status().SerializeToString()).decode()
+        script = script.replace(f"@{name}_message@", failure.message).replace(f"@{name}_details@", details)
+    return script
 
 
 def _filter(name: str, config: Mapping[str, Any]) -> Config:

@@ -1,11 +1,13 @@
 """Where a site keeps its state, and which checkout it runs from."""
 
 import os
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import redoma_cli
+from redoma_cli.errors import CliError
 
 PRIVATE_DIRECTORY = 0o700
 PRIVATE_FILE = 0o600
@@ -69,11 +71,28 @@ def find_checkout() -> Path | None:
 
 
 def find_home(environ: Mapping[str, str], checkout: Path | None) -> Home:
-    """Gives $REDOMA_HOME, else `.redoma` in the checkout, else `~/.redoma`."""
+    """Gives $REDOMA_HOME, else `.redoma` in the checkout, else `~/.redoma`.
+
+    Raises:
+        CliError: $REDOMA_HOME begins with the home of a user there is not, or no configuration could name it.
+    """
     named = environ.get("REDOMA_HOME", "")
-    if named:
-        return Home(Path(named).expanduser().resolve())
-    return Home(checkout / ".redoma" if checkout else Path.home() / ".redoma")
+    try:
+        default = checkout / ".redoma" if checkout else Path.home() / ".redoma"
+        root = Path(named).expanduser().resolve() if named else default
+    except RuntimeError as error:
+        raise CliError(f"REDOMA_HOME={named} names no directory.", "Set it to a whole path.") from error
+    if not _is_plain(str(root)):
+        raise CliError(
+            f"{str(root)!a} can't be the home of a site, since no configuration can name it.",
+            "Set REDOMA_HOME to a directory whose path is UTF-8 without control characters.",
+        )
+    return Home(root)
+
+
+def _is_plain(path: str) -> bool:
+    """Whether a path is UTF-8 without control characters. Other bytes come from the system as lone surrogates."""
+    return not any(unicodedata.category(character) in ("Cc", "Cs") for character in path)
 
 
 def write_private(path: Path, content: bytes) -> None:

@@ -1,11 +1,13 @@
 """Keeps one process running: starts or adopts it, watches it, and starts it again when it ends or no longer answers."""
 
+import contextlib
 import signal
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from redoma_cli.local.home import PRIVATE_DIRECTORY
 from redoma_cli.local.plan import ProbeSpec, ProcessSpec
 from redoma_cli.local.probe import Answer, Probe
 from redoma_cli.local.process import PidFile, RunningProcess
@@ -115,6 +117,7 @@ class Keeper:
 
     def _start(self, spec: ProcessSpec) -> RunningProcess | None:
         try:
+            self._ensure_run_directory()
             process = RunningProcess.start(spec.argv, spec.env, self._run_directory, self._log_file)
         except OSError as error:
             self._say(f"{spec.name}: can't be started: {error}")
@@ -133,7 +136,12 @@ class Keeper:
 
     def _watch(self, spec: ProcessSpec, process: RunningProcess) -> bool:
         """Watches until the process has ended (True), or is to be let go or replaced (False)."""
-        probe = self._open_probe(spec.probe)
+        try:
+            probe = self._open_probe(spec.probe)
+        except OSError as error:
+            self._say(f"{spec.name}: can't be asked how it is: {error}")
+            self._journal.record(spec.name, State.SILENT, process.identity, self._restarts)
+            return process.ended(self._times.longest_backoff_s)
         patience = Patience(self._times, self._clock(), answered=process.adopted)
         self._journal.record(spec.name, State.STARTING, process.identity, self._restarts)
         try:
@@ -141,6 +149,7 @@ class Keeper:
                 if process.ended(self._times.watch_s if patience.ready else self._times.start_watch_s):
                     self._say(f"{spec.name}: ended with {describe_exit(process.exit_status())}")
                     return True
+                self._remember(spec, process)
                 answer = probe.ask()
                 state = patience.hear(answer, self._clock())
                 if patience.steady:
@@ -154,6 +163,19 @@ class Keeper:
             return False
         finally:
             probe.close()
+
+    def _remember(self, spec: ProcessSpec, process: RunningProcess) -> None:
+        """Records the process again where its record was taken away or spoiled: nobody else could find it."""
+        if self._pid_file.read() == (process.identity, spec.fingerprint):
+            return
+        # On a full disk the next turn tries again.
+        with contextlib.suppress(OSError):
+            self._ensure_run_directory()
+            self._pid_file.write(process.identity, spec.fingerprint)
+
+    def _ensure_run_directory(self) -> None:
+        self._run_directory.mkdir(mode=PRIVATE_DIRECTORY, parents=True, exist_ok=True)
+        self._log_file.parent.mkdir(mode=PRIVATE_DIRECTORY, exist_ok=True)
 
     def _stop(self, spec: ProcessSpec, process: RunningProcess) -> None:
         self._say(f"{spec.name}: its configuration changed; ending pid {process.identity.pid}")

@@ -13,8 +13,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from redoma_cli.local.home import PRIVATE_DIRECTORY, write_private
@@ -60,7 +62,7 @@ def spiffe_id(service: str) -> str:
 
 
 class DevelopmentAuthority:
-    """Makes what is missing or about to expire under `directory`, and leaves the rest as it is."""
+    """Makes what is missing, damaged or about to expire under `directory`, and leaves the rest as it is."""
 
     def __init__(self, directory: Path, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._directory = directory
@@ -96,17 +98,25 @@ class DevelopmentAuthority:
 
         Raises:
             OSError: There is none.
-            ValueError: It can't be read.
+            ValueError: It can't be read, or its key is another's.
         """
-        return x509.load_pem_x509_certificate(self.identity(service).certificate.read_bytes()).not_valid_after_utc
+        files = self.identity(service)
+        certificate = x509.load_pem_x509_certificate(files.certificate.read_bytes())
+        key = serialization.load_pem_private_key(files.key.read_bytes(), password=None)
+        if key.public_key() != certificate.public_key():
+            raise ValueError(f"{files.key} is not the key of {files.certificate}")
+        return certificate.not_valid_after_utc
 
     def _ensure_authority(self) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
         key_file, certificate_file = self._directory / "ca.key", self._directory / "ca.crt"
-        if key_file.exists() and certificate_file.exists():
-            key = serialization.load_pem_private_key(key_file.read_bytes(), password=None)
-            certificate = x509.load_pem_x509_certificate(certificate_file.read_bytes())
-            if isinstance(key, ec.EllipticCurvePrivateKey) and self._lasts(certificate, LEAF_LIFETIME):
-                return key, certificate
+        kept_key, kept = _read_key(key_file), _read_certificate(certificate_file)
+        if (
+            isinstance(kept_key, ec.EllipticCurvePrivateKey)
+            and kept is not None
+            and kept.public_key() == kept_key.public_key()
+            and self._lasts(kept, LEAF_LIFETIME)
+        ):
+            return kept_key, kept
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Redoma development authority")])
         certificate = (
@@ -125,10 +135,16 @@ class DevelopmentAuthority:
     ) -> None:
         files = self.identity(service)
         authority_pem = authority.public_bytes(serialization.Encoding.PEM)
-        if files.certificate.exists() and files.key.exists() and files.ca.exists():
-            current = x509.load_pem_x509_certificate(files.certificate.read_bytes())
-            if files.ca.read_bytes() == authority_pem and self._lasts(current, RENEW_BEFORE):
-                return
+        kept_key, kept = _read_key(files.key), _read_certificate(files.certificate)
+        if (
+            kept_key is not None
+            and kept is not None
+            and kept.public_key() == kept_key.public_key()
+            and files.ca.exists()
+            and files.ca.read_bytes() == authority_pem
+            and self._lasts(kept, RENEW_BEFORE)
+        ):
+            return
         files.directory.mkdir(mode=PRIVATE_DIRECTORY, exist_ok=True)
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{service} of {SITES[service]}")])
@@ -150,11 +166,8 @@ class DevelopmentAuthority:
         write_private(files.ca, authority_pem)
 
     def _ensure_signing_key(self) -> None:
-        if self.signing_key.exists():
-            key = serialization.load_pem_private_key(self.signing_key.read_bytes(), password=None)
-            if not isinstance(key, ed25519.Ed25519PrivateKey):
-                raise ValueError(f"{self.signing_key} is not an Ed25519 key")
-        else:
+        key = _read_key(self.signing_key)
+        if not isinstance(key, ed25519.Ed25519PrivateKey):
             key = ed25519.Ed25519PrivateKey.generate()
             write_private(self.signing_key, _pem(key))
         content = (json.dumps({"keys": [public_jwk(key.public_key())]}, indent=2) + "\n").encode()
@@ -186,6 +199,22 @@ def public_jwk(key: ed25519.Ed25519PublicKey) -> dict[str, str]:
     required = {"crv": "Ed25519", "kty": "OKP", "x": _base64url(raw)}
     thumbprint = hashlib.sha256(json.dumps(required, separators=(",", ":"), sort_keys=True).encode()).digest()
     return {**required, "alg": "EdDSA", "use": "sig", "kid": _base64url(thumbprint)}
+
+
+def _read_certificate(file: Path) -> x509.Certificate | None:
+    """Reads a certificate; None where there is none that can be used."""
+    try:
+        return x509.load_pem_x509_certificate(file.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _read_key(file: Path) -> PrivateKeyTypes | None:
+    """Reads a private key; None where there is none that can be used."""
+    try:
+        return serialization.load_pem_private_key(file.read_bytes(), password=None)
+    except (FileNotFoundError, ValueError, TypeError, UnsupportedAlgorithm):
+        return None
 
 
 def _base64url(content: bytes) -> str:

@@ -3,7 +3,7 @@
 import json
 import random
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from redoma_cli.errors import CliError
@@ -19,13 +19,23 @@ ATTEMPTS = 500
 
 def port_is_free(port: int) -> bool:
     """Whether a server can listen on `port` of the loopback interface now."""
+    return bind_error(port) is None
+
+
+def bind_error(port: int) -> OSError | None:
+    """Says why a server can't listen on `port` of the loopback interface now; None when it can."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((LOOPBACK, port))
-        except OSError:
-            return False
-    return True
+        except OSError as error:
+            return error
+    return None
+
+
+def next_free_port(port: int) -> int:
+    """Gives the first free port above `port`; 0 if there is none."""
+    return next((other for other in range(port + 1, 65_536) if port_is_free(other)), 0)
 
 
 def highest_port() -> int:
@@ -43,22 +53,26 @@ def choose_ports(
     in_use_by_site: Callable[[str], bool],
     is_free: Callable[[int], bool] = port_is_free,
     rng: random.Random | None = None,
+    reserved: Collection[int] = (),
 ) -> dict[str, int]:
     """Gives a port to each name: the one kept in the file while it is free or the site's own process holds it.
+
+    None of `reserved` is given.
 
     Raises:
         CliError: No free port was found.
     """
     try:
-        kept: dict[str, int] = {name: int(port) for name, port in json.loads(kept_in.read_text()).items()}
+        entries = json.loads(kept_in.read_text()).items()
+        kept: dict[str, int] = {name: int(port) for name, port in entries if 0 < int(port) <= 65_535}
     except (OSError, ValueError, AttributeError, TypeError):
         kept = {}
     rng = rng or random.SystemRandom()
     ports: dict[str, int] = {}
     for name in names:
         port = kept.get(name)
-        if port is None or not (in_use_by_site(name) or is_free(port)):
-            port = _find_free(is_free, set(ports.values()) | set(kept.values()), rng)
+        if port is None or port in reserved or not (in_use_by_site(name) or is_free(port)):
+            port = _find_free(is_free, {*ports.values(), *kept.values(), *reserved}, rng)
         ports[name] = port
     if ports != kept:
         write_private(kept_in, (json.dumps(ports, indent=2) + "\n").encode())

@@ -16,6 +16,7 @@ from redoma_cli.local.home import PRIVATE_FILE, write_private
 
 STATE_FIELD, START_TIME_FIELD = 0, 19
 ZOMBIE_STATES = ("Z", "X")
+HALTED_STATES = ("T", "t")
 UNLISTED_POLL_S = 0.02
 
 
@@ -35,6 +36,11 @@ class ProcessIdentity:
         """Whether this very process exists and has not ended."""
         return start_ticks(self.pid) == self.start_ticks
 
+    def halted(self) -> bool:
+        """Whether it exists but was stopped by a signal or a debugger, and does nothing until it is told to go on."""
+        entry = _table_entry(self.pid)
+        return entry is not None and entry[1] == self.start_ticks and entry[0] in HALTED_STATES
+
     def listed(self) -> bool:
         """Whether it is in the process table, where one that has ended stays until its parent has taken note."""
         entry = _table_entry(self.pid)
@@ -45,6 +51,20 @@ def start_ticks(pid: int) -> int | None:
     """Gives when the process started, in clock ticks since boot; None if there is none or it has ended."""
     entry = _table_entry(pid)
     return None if entry is None or entry[0] in ZOMBIE_STATES else entry[1]
+
+
+def holds_deleted_file(pid: int, directory: Path) -> bool:
+    """Whether the process still has a file open that was deleted from `directory`: what it writes there is lost."""
+    try:
+        descriptors = list(Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return False
+    for descriptor in descriptors:
+        with contextlib.suppress(OSError):
+            target = str(descriptor.readlink())
+            if target.startswith(f"{directory}/") and target.endswith(" (deleted)"):
+                return True
+    return False
 
 
 def await_unlisted(identities: Sequence[ProcessIdentity], timeout_s: float) -> bool:
@@ -60,7 +80,7 @@ def await_unlisted(identities: Sequence[ProcessIdentity], timeout_s: float) -> b
 def _table_entry(pid: int) -> tuple[str, int] | None:
     """Gives the state and the start time of a process table's entry."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
     # The second field is the program's name in parentheses and may hold anything.

@@ -1,6 +1,7 @@
 """Turns what a person chose into a site's configuration: a settings file and a command for each process."""
 
 import hashlib
+import importlib.util
 import json
 import math
 import os
@@ -9,7 +10,7 @@ import secrets
 import shutil
 import string
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,7 +134,10 @@ def prepare_site(
     hash_file = home.config / "admin.sha256"
     write_private(hash_file, hashlib.sha256(first_admin_key.encode()).hexdigest().encode() + b"\n")
     ports = choose_ports(
-        SERVICES, home.config / "ports.json", lambda name: PidFile(pid_file(home, name)).alive() is not None
+        SERVICES,
+        home.config / "ports.json",
+        lambda name: PidFile(pid_file(home, name)).alive() is not None,
+        reserved=(options.port,),
     )
     inherited = {name: value for name, value in environ.items() if INHERITED.fullmatch(name)}
     settings = {name: value for name, value in environ.items() if SETTINGS.fullmatch(name)}
@@ -150,10 +154,21 @@ def prepare_site(
         files = [file, identity.ca, identity.certificate, identity.key]
         if service == "tenant":
             files += [authority.signing_key, hash_file]
+        files += program_files((f"redoma_{service}", "redoma_kit", "redoma"))
         probe = ProbeSpec("grpc", f"{LOOPBACK}:{ports[service]}", server_name(service))
         specs.append(ProcessSpec(service, argv, inherited | own, probe, fingerprint(argv, own, files)))
     specs.append(_edge_spec(home, options, ports, authority, inherited))
     return specs
+
+
+def program_files(packages: Sequence[str]) -> list[Path]:
+    """Gives the Python files of packages, which are not imported for it, so that a changed program is started anew."""
+    files: list[Path] = []
+    for package in packages:
+        spec = importlib.util.find_spec(package)
+        for folder in (spec.submodule_search_locations or []) if spec else []:
+            files += sorted(Path(folder).rglob("*.py"))
+    return files
 
 
 def _edge_spec(
@@ -211,7 +226,7 @@ def _own_settings(
 ) -> Table:
     if service == "model":
         return {"file": str(options.weights.path), "name": options.weights.name}
-    database = {"database_url": f"sqlite+aiosqlite:///{home.data / f'{service}.db'}"}
+    database = {"database_url": f"sqlite+aiosqlite:///{_url_path(home.data / f'{service}.db')}"}
     if service == "tenant":
         return {
             **database,
@@ -224,6 +239,11 @@ def _own_settings(
         "model": {"target": f"{LOOPBACK}:{ports['model']}", "server_name": server_name("model")},
         "tenant": {"target": f"{LOOPBACK}:{ports['tenant']}", "server_name": server_name("tenant")},
     }
+
+
+def _url_path(path: Path) -> str:
+    """Gives a path as it stands in a URL, where some characters mean something else."""
+    return re.sub("[%?#]", lambda found: f"%{ord(found[0]):02X}", str(path))
 
 
 def render_toml(table: Table) -> str:

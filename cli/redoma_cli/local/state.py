@@ -61,20 +61,28 @@ class Journal:
         self._now = now
         self._lock = threading.Lock()
         self._states: dict[str, ProcessState] = {}
+        self._written = False
 
     def record(self, name: str, state: State, identity: ProcessIdentity | None, restarts: int) -> None:
-        """Takes note of a state; writes the file if it is news. A full disk does not stop the supervisor."""
+        """Takes note of a state; writes the file if it is news or the file is gone.
+
+        A full disk does not stop the supervisor: the next record writes what this one could not.
+        """
         pid, ticks = (identity.pid, identity.start_ticks) if identity else (0, 0)
         with self._lock:
             former = self._states.get(name)
-            if former and (former.state, former.pid, former.restarts) == (state, pid, restarts):
+            known = former is not None and (former.state, former.pid, former.restarts) == (state, pid, restarts)
+            if known and self._written and self._file.exists():
                 return
-            self._states[name] = ProcessState(state, pid, ticks, self._now(), restarts)
+            if not known:
+                self._states[name] = ProcessState(state, pid, ticks, self._now(), restarts)
+            self._written = False
             content = json.dumps({name: asdict(value) for name, value in self._states.items()}, indent=2)
             try:
                 write_private(self._file, (content + "\n").encode())
             except OSError:
                 return
+            self._written = True
 
 
 def read_states(home: Home) -> dict[str, ProcessState]:

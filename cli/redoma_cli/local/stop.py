@@ -38,6 +38,7 @@ class SiteStopper:
         """Stops all that runs, waiting up to `grace_s` for running streams; gives how many processes it ended."""
         deadline = self.clock() + grace_s
         ended: list[ProcessIdentity] = []
+        self.wake()
         for name in STOP_ORDER:
             record = PidFile(pid_file(self.home, name))
             entry = record.read()
@@ -52,6 +53,15 @@ class SiteStopper:
         state_file(self.home).unlink(missing_ok=True)
         await_unlisted(ended, UNLISTED_WAIT_S)
         return len(ended)
+
+    def wake(self) -> None:
+        """Lets halted processes go on: one that is halted can neither finish its work nor end."""
+        for name in STOP_ORDER:
+            record = PidFile(pid_file(self.home, name)).read()
+            process = RunningProcess.adopt(record[0]) if record else None
+            if process is not None:
+                process.send(signal.SIGCONT)
+                process.close()
 
     def _drain(self, edge: RunningProcess, deadline: float) -> None:
         admin = EnvoyAdmin(self.home.run / ADMIN_SOCKET)

@@ -24,10 +24,14 @@ from redoma_cli.local.state import Journal, state_file
 from redoma_cli.local.stop import SiteStopper
 
 NAME = "supervisor"
+LOCK = "supervisor.lock"
 RELOAD, STEP_ASIDE = signal.SIGHUP, signal.SIGUSR1
 ENDINGS = (signal.SIGTERM, signal.SIGINT)
-HOUSEKEEPING_S = 5.0
+HOUSEKEEPING_S = 1.0
 STOP_GRACE_S = 30.0
+# A supervisor whose record was taken away makes it anew within HOUSEKEEPING_S.
+UNRECORDED_S = 5.0
+UNRECORDED_POLL_S = 0.05
 LARGEST_LOG_BYTES = 16 << 20
 
 
@@ -50,6 +54,7 @@ class Supervisor:
         self._journal = Journal(state_file(home))
         self._keepers: dict[str, Keeper] = {}
         self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._lock = -1
 
     def run(self) -> None:
         """Supervises until a signal ends it; returns at once when another supervisor of this home runs.
@@ -58,12 +63,8 @@ class Supervisor:
             OSError: The plan or the run directory can't be used.
             ValueError: The plan can't be read.
         """
-        lock = os.open(self._home.run / "supervisor.lock", os.O_RDWR | os.O_CREAT, PRIVATE_FILE)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not self._hold_lock():
             self._say("another supervisor runs already")
-            os.close(lock)
             return
         for number in (RELOAD, STEP_ASIDE, *ENDINGS):
             signal.signal(number, lambda received, _frame: self._signals.put(received))
@@ -73,8 +74,9 @@ class Supervisor:
             self._reload()
             self._obey()
         finally:
-            record.remove()
-            os.close(lock)
+            if PidFile(record.path).alive() == current_identity():
+                record.remove()
+            os.close(self._lock)
 
     def _obey(self) -> None:
         while True:
@@ -82,7 +84,9 @@ class Supervisor:
                 received = self._signals.get(timeout=HOUSEKEEPING_S)
             except queue.Empty:
                 self._bound_logs()
-                continue
+                if self._keep_place():
+                    continue
+                received = STEP_ASIDE
             if received == RELOAD:
                 self._reload()
                 continue
@@ -91,6 +95,41 @@ class Supervisor:
                 SiteStopper(self._home, self._say).stop(STOP_GRACE_S)
             self._say("ends" if received in ENDINGS else "steps aside; the processes run on")
             return
+
+    def _hold_lock(self) -> bool:
+        """Takes the lock that makes this the only supervisor of its home; says whether it got it."""
+        lock = os.open(self._home.run / LOCK, os.O_RDWR | os.O_CREAT, PRIVATE_FILE)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            return False
+        if self._lock >= 0:
+            os.close(self._lock)
+        self._lock = lock
+        return True
+
+    def _holds_lock_file(self) -> bool:
+        """Whether the file it locked is still the one that others would lock."""
+        try:
+            return os.path.samestat(os.fstat(self._lock), (self._home.run / LOCK).stat())
+        except OSError:
+            return False
+
+    def _keep_place(self) -> bool:
+        """Makes its record anew where it was taken away or spoiled; says whether it is still the only supervisor."""
+        record = PidFile(pid_file(self._home, NAME))
+        if record.read() == (current_identity(), ""):
+            return True
+        try:
+            self._home.create()
+            if not self._holds_lock_file() and not self._hold_lock():
+                self._say("another supervisor has taken over")
+                return False
+            record.write(current_identity(), "")
+        except OSError as error:
+            self._say(f"it can't be recorded: {error}")
+        return True
 
     def _reload(self) -> None:
         specs = {spec.name: spec for spec in read_plan(self._home)}
@@ -151,6 +190,29 @@ def running_supervisor(home: Home) -> ProcessIdentity | None:
     return PidFile(pid_file(home, NAME)).alive()
 
 
+def supervised(home: Home) -> bool:
+    """Whether a supervisor of this home runs, be it one that is not recorded, or not yet, or about to end."""
+    try:
+        lock = os.open(home.run / LOCK, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
+def await_supervisor(home: Home, timeout_s: float = UNRECORDED_S) -> ProcessIdentity | None:
+    """Gives the supervisor of this home, waiting a moment for the record of one that runs without; None without one."""
+    deadline = time.monotonic() + timeout_s
+    while (found := running_supervisor(home)) is None and supervised(home) and time.monotonic() < deadline:
+        time.sleep(UNRECORDED_POLL_S)
+    return found
+
+
 def start_supervisor(home: Home) -> ProcessIdentity:
     """Starts a supervisor that outlives the caller, in a session of its own.
 
@@ -173,12 +235,13 @@ def start_supervisor(home: Home) -> ProcessIdentity:
 
 
 def tell_supervisor(supervisor: ProcessIdentity, number: signal.Signals) -> None:
-    """Signals a running supervisor; does nothing if it has ended."""
+    """Signals a running supervisor, halted or not; does nothing if it has ended."""
     descriptor = -1
     try:
         descriptor = os.pidfd_open(supervisor.pid)
         if supervisor.alive():
             signal.pidfd_send_signal(descriptor, number)
+            signal.pidfd_send_signal(descriptor, signal.SIGCONT)
     except ProcessLookupError:
         return
     finally:

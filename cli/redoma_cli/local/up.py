@@ -1,5 +1,6 @@
 """Brings a site up: starts or adopts its processes and waits until every one is ready."""
 
+import errno
 import http.client
 import json
 import signal
@@ -11,20 +12,31 @@ from dataclasses import dataclass
 from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 
+from redoma_cli.client import DEFAULT_PORT
 from redoma_cli.errors import CliError
 from redoma_cli.local.edge import edge_port
 from redoma_cli.local.home import Home
 from redoma_cli.local.plan import ProcessSpec, edge_config_file, log_file, pid_file, read_plan, write_plan
-from redoma_cli.local.ports import LOOPBACK, port_is_free
-from redoma_cli.local.process import PidFile, ProcessIdentity
+from redoma_cli.local.ports import LOOPBACK, bind_error, next_free_port
+from redoma_cli.local.process import PidFile, ProcessIdentity, RunningProcess, holds_deleted_file
 from redoma_cli.local.state import ProcessState, State, read_states, state_file
-from redoma_cli.local.supervisor import RELOAD, running_supervisor, start_supervisor, tell_supervisor
+from redoma_cli.local.supervisor import (
+    RELOAD,
+    await_supervisor,
+    running_supervisor,
+    start_supervisor,
+    supervised,
+    tell_supervisor,
+)
 
 READY_TIMEOUT_S = 300.0
 POLL_S = 0.1
 # A process that died this often while the site starts will not come up by itself.
 DEATHS_TO_GIVE_UP = 4
+SUPERVISOR_STARTS = 3
 LAST_LINES = 3
+# What a process writes into a deleted file is lost anyway.
+DELETED_DATA_GRACE_S = 10.0
 MODEL, EDGE = "model", "edge"
 
 Progress = Callable[[Mapping[str, ProcessState]], None]
@@ -49,12 +61,21 @@ class SiteStarter:
     sleep: Callable[[float], None] = time.sleep
 
     def check_port(self) -> None:
-        """Raises CliError when another program holds the edge's port."""
-        if self.port == self._port_of_running_edge() or port_is_free(self.port):
+        """Raises CliError when the edge can't listen on its port."""
+        if self.port == self._port_of_running_edge():
             return
+        error = bind_error(self.port)
+        if error is None:
+            return
+        if error.errno == errno.EACCES:
+            free = next_free_port(DEFAULT_PORT - 1)
+            raise CliError(
+                f"Port {self.port} is not for ordinary users to listen on.",
+                f"Choose another: REDOMA_PORT={free} make up",
+            )
         raise CliError(
             f"Port {self.port} is in use by another program{listener_of(self.port)}.",
-            f"End it, or choose another port: REDOMA_PORT={self.port + 1} make up",
+            f"End it, or choose another port: REDOMA_PORT={next_free_port(self.port)} make up",
         )
 
     def start(self, specs: list[ProcessSpec], progress: Progress) -> bool:
@@ -67,8 +88,11 @@ class SiteStarter:
             CliError: A process does not come up.
             OSError: A file can't be written.
         """
-        supervisor = running_supervisor(self.home)
-        unchanged = supervisor is not None and self._unchanged(specs)
+        supervisor = await_supervisor(self.home)
+        if supervisor is not None:
+            tell_supervisor(supervisor, signal.SIGCONT)
+        replaced = self._end_holders_of_deleted_data(specs)
+        unchanged = supervisor is not None and self._unchanged(specs) and not replaced
         write_plan(self.home, specs)
         if supervisor is None:
             # What a former supervisor saw says nothing of what this one will.
@@ -78,6 +102,23 @@ class SiteStarter:
             tell_supervisor(supervisor, RELOAD)
         self._await_ready(supervisor, specs, progress)
         return unchanged
+
+    def _end_holders_of_deleted_data(self, specs: list[ProcessSpec]) -> bool:
+        """Ends processes whose database was deleted under them: started again they make a new one."""
+        found = False
+        for spec in specs:
+            identity = PidFile(pid_file(self.home, spec.name)).alive()
+            process = RunningProcess.adopt(identity) if identity else None
+            if process is None:
+                continue
+            if holds_deleted_file(process.identity.pid, self.home.data):
+                process.send(signal.SIGTERM)
+                found = True
+                if not process.ended(DELETED_DATA_GRACE_S):
+                    process.send(signal.SIGKILL)
+                    process.ended(DELETED_DATA_GRACE_S)
+            process.close()
+        return found
 
     def _port_of_running_edge(self) -> int | None:
         if PidFile(pid_file(self.home, EDGE)).alive() is None:
@@ -98,18 +139,26 @@ class SiteStarter:
 
     def _await_ready(self, supervisor: ProcessIdentity, specs: list[ProcessSpec], progress: Progress) -> None:
         deadline = self.clock() + READY_TIMEOUT_S
+        starts_left = SUPERVISOR_STARTS
         restarts_before = {name: state.restarts for name, state in read_states(self.home).items()}
         while True:
             states = self._current_states(specs)
             progress(states)
-            supervised = running_supervisor(self.home) is not None
-            if supervised and all(state.state is State.READY for state in states.values()) and edge_ready(self.port):
+            if (
+                running_supervisor(self.home) is not None
+                and all(state.state is State.READY for state in states.values())
+                and edge_ready(self.port)
+            ):
                 return
             for name, state in states.items():
                 if state.restarts - restarts_before.get(name, 0) >= DEATHS_TO_GIVE_UP:
                     raise self._failure(name, f"The {name} process ends again and again.")
-            if not supervisor.alive():
-                raise self._failure("supervisor", "The supervisor ended.")
+            # One that was told to end still holds its lock while it takes the site down.
+            if not supervisor.alive() and not supervised(self.home):
+                if not starts_left:
+                    raise self._failure("supervisor", "The supervisor ends again and again.")
+                starts_left -= 1
+                supervisor = start_supervisor(self.home)
             if self.clock() > deadline:
                 late = ", ".join(name for name, state in states.items() if state.state is not State.READY) or "the edge"
                 raise self._failure(late.split(",")[0], f"Not ready after {READY_TIMEOUT_S:.0f} s: {late}.")
@@ -182,7 +231,7 @@ def stop_supervisor(
     home: Home, aside: signal.Signals, sleep: Callable[[float], None] = time.sleep
 ) -> list[ProcessIdentity]:
     """Makes the supervisor step aside, waits until it has ended, and gives it; gives none when none runs."""
-    supervisor = running_supervisor(home)
+    supervisor = await_supervisor(home)
     if supervisor is None:
         return []
     tell_supervisor(supervisor, aside)

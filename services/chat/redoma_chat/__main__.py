@@ -1,37 +1,17 @@
 """`redoma-chat`: runs the chat service."""
 
-import asyncio
-import sys
+import os
 
-import structlog
-
-from redoma_chat.server import ChatServer
-from redoma_chat.settings import ChatSettings
-from redoma_chat.store import SchemaNotReady
-from redoma_kit.errors import StorageUnavailable
-from redoma_kit.logs import configure_logs
-from redoma_kit.server import AddressInUse
-from redoma_kit.settings import settings_from_command_line
+from redoma_kit.tls_floor import require_tls_1_3
 
 
 def main() -> None:
     """Runs until SIGTERM or SIGINT; exits with 1 and one sentence when it can't start."""
-    settings = settings_from_command_line(
-        ChatSettings, "redoma-chat", "Conversations and the OpenAI façade in front of a private model."
-    )
-    log = configure_logs(settings.log, "chat")
-    sys.exit(asyncio.run(_serve(settings, log)))
+    require_tls_1_3(os.environ)
+    # Brings grpc in, which reads its settings at that moment.
+    from redoma_chat.process import run
 
-
-async def _serve(settings: ChatSettings, log: structlog.stdlib.BoundLogger) -> int:
-    try:
-        server = ChatServer(settings, log)
-        await server.start()
-    except (AddressInUse, OSError, SchemaNotReady, StorageUnavailable) as error:
-        log.error("can't start", cause=str(error))
-        return 1
-    await server.serve_until_stopped()
-    return 0
+    run()
 
 
 if __name__ == "__main__":

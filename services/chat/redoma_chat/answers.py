@@ -16,15 +16,16 @@ import structlog
 from redoma_chat.branch import Branch, BranchStore, prompt_of, read_branch
 from redoma_chat.checkpoints import Checkpoints, CheckpointStore
 from redoma_chat.checks.chain import Passage
-from redoma_chat.conversations import Conversation, ConversationStore, Message, MessageState, title_from
+from redoma_chat.conversations import Conversation, ConversationStore, Message, MessageState, check_text, title_from
 from redoma_chat.deadline import Deadline
+from redoma_chat.endings import Endings
 from redoma_chat.errors import StateConflict
 from redoma_chat.guarded_model import CheckedPrompt, GuardedModel
 from redoma_chat.ids import IdSource
 from redoma_chat.inference import Delta, FinishReason, Role, Started
 from redoma_chat.names import Owner
 from redoma_chat.persistence import run_to_end
-from redoma_chat.recording import Recording, RecordingStore, with_retries
+from redoma_chat.recording import Recording, RecordingStore
 from redoma_chat.sampling import Sampling, check_sampling
 from redoma_kit.errors import InvalidField, ResourceNotFound, StorageUnavailable
 
@@ -93,6 +94,7 @@ class Answers:
         store: AnswerStore,
         model: GuardedModel,
         ids: IdSource,
+        endings: Endings,
         now_us: Callable[[], int],
         is_stopping: Callable[[], bool],
         log: structlog.stdlib.BoundLogger,
@@ -100,6 +102,7 @@ class Answers:
         self._store = store
         self._model = model
         self._ids = ids
+        self._endings = endings
         self._checkpoints = Checkpoints(store, log)
         self._now_us = now_us
         self._is_stopping = is_stopping
@@ -112,11 +115,12 @@ class Answers:
 
         Raises:
             ResourceNotFound: The conversation or the parent is not there for this owner.
-            InvalidField: The message can't stand under that parent, or is too long.
+            InvalidField: The message can't stand under that parent, is too long, or no text.
             StateConflict: The parent is an answer that still streams.
         """
         if len(content.encode()) > MAX_CONTENT_BYTES:
             raise InvalidField("content", f"at most {MAX_CONTENT_BYTES} bytes")
+        check_text(content, "content")
         check_sampling(sampling, "sampling.{}".format)
         conversation = await self._conversation(owner, conversation_id)
         parent = await self._message(owner, conversation_id, parent_id) if parent_id else None
@@ -169,7 +173,7 @@ class Answers:
                 yield event
 
     async def _stream(self, job: _Job, sampling: Sampling, deadline: Deadline) -> AsyncGenerator[AnswerEvent, None]:
-        recording = Recording(self._store, self._checkpoints, job.owner, job.answer, self._now_us)
+        recording = Recording(self._store, self._checkpoints, self._endings, job.owner, job.answer, self._now_us)
         already = Passage(job.answer.content, job.answer.reasoning)
         # Nothing of a conversation's answer carries log probabilities.
         sampling = replace(sampling, logprobs=False, top_logprobs=0)
@@ -222,11 +226,11 @@ class Answers:
         continued = job.continued
         try:
             if continued is None:
-                await with_retries(lambda: self._store.withdraw_answer(job.owner, job.answer))
+                await self._endings.write(lambda: self._store.withdraw_answer(job.owner, job.answer))
             else:
-                await with_retries(lambda: self._store.save_answer(job.owner, continued))
+                await self._endings.write(lambda: self._store.save_answer(job.owner, continued))
         except StorageUnavailable:
-            self._log.error("an answer that never started could not be withdrawn", message=job.answer.id)
+            self._log.error("an answer that never started could not be withdrawn yet", message=job.answer.id)
 
     def _new_message(self, conversation_id: str, parent_id: str, role: Role, content: str) -> Message:
         now_us = self._now_us()

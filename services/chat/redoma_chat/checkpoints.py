@@ -1,6 +1,7 @@
 """Saves all running answers together, about once a second, so that many of them cost one write and not many."""
 
 import asyncio
+import contextvars
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -47,7 +48,8 @@ class Checkpoints:
         """Saves the answer now and then, from now on."""
         self._answers.add(answer)
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._run(), name="checkpoints")
+            # Its log lines are none of the call that happened to start it.
+            self._task = asyncio.create_task(self._run(), name="checkpoints", context=contextvars.Context())
 
     async def remove(self, answer: Unsaved) -> None:
         """Saves the answer no more; returns when no checkpoint of it is under way."""

@@ -108,10 +108,11 @@ class Conversations:
         """Creates a conversation; the same request id gives the same one.
 
         Raises:
-            InvalidField: A setting is out of range.
+            InvalidField: A setting is out of range, or no text.
         """
         if len(request_id) > MAX_REQUEST_ID_CHARACTERS:
             raise InvalidField("request_id", f"at most {MAX_REQUEST_ID_CHARACTERS} characters")
+        check_text(request_id, "request_id")
         _check(wanted)
         now_us = self._now_us()
         conversation = replace(
@@ -132,8 +133,9 @@ class Conversations:
         """Lists conversations that hold every one of `words`, the one changed last first.
 
         Raises:
-            InvalidField: The words are too long.
+            InvalidField: The words are too long, or no text.
         """
+        check_text(words, "filter")
         if len(words) > MAX_FILTER_CHARACTERS:
             raise InvalidField("filter", f"at most {MAX_FILTER_CHARACTERS} characters")
         return await self._store.list_conversations(owner, before, limit, tuple(dict.fromkeys(words.split())))
@@ -142,7 +144,7 @@ class Conversations:
         """Changes the named fields.
 
         Raises:
-            InvalidField: A setting is out of range.
+            InvalidField: A setting is out of range, or no text.
         """
         _check(changed)
         changed = replace(changed, update_time_us=self._now_us())
@@ -176,6 +178,12 @@ def title_from(content: str) -> str:
     return line[: DERIVED_TITLE_CHARACTERS - 1].rstrip() + "…"
 
 
+def check_text(text: str, field: str) -> None:
+    """Raises InvalidField for a text with U+0000, where databases end a text or refuse it."""
+    if "\0" in text:
+        raise InvalidField(field, "must not hold the character U+0000")
+
+
 _LIMITS: Mapping[str, int] = {"title": MAX_TITLE_CHARACTERS, "model": MAX_MODEL_CHARACTERS}
 
 
@@ -183,6 +191,8 @@ def _check(conversation: Conversation) -> None:
     for name, most in _LIMITS.items():
         if len(getattr(conversation, name)) > most:
             raise InvalidField(f"conversation.{name}", f"at most {most} characters")
+        check_text(getattr(conversation, name), f"conversation.{name}")
+    check_text(conversation.system_prompt, "conversation.system_prompt")
     if len(conversation.system_prompt.encode()) > MAX_SYSTEM_PROMPT_BYTES:
         raise InvalidField("conversation.system_prompt", f"at most {MAX_SYSTEM_PROMPT_BYTES} bytes")
     check_sampling(conversation.sampling, "conversation.sampling.{}".format)

@@ -1,19 +1,17 @@
 """The saved side of a streaming answer: what has come so far, and its end."""
 
-import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from redoma_chat.checkpoints import Checkpoints
 from redoma_chat.conversations import Message, MessageState
+from redoma_chat.endings import Endings
 from redoma_chat.inference import Delta, FinishReason, Usage
 from redoma_chat.names import Owner
-from redoma_kit.errors import ResourceNotFound, StorageUnavailable
+from redoma_kit.errors import ResourceNotFound
 
-RETRY_DELAYS_S = (0.2, 0.5, 1.0, 2.0)
 WHOLE = frozenset({FinishReason.STOP, FinishReason.CONTENT_FILTER})
-T = TypeVar("T")
 
 
 class RecordingStore(Protocol):
@@ -31,12 +29,14 @@ class Recording:
         self,
         store: RecordingStore,
         checkpoints: Checkpoints,
+        endings: Endings,
         owner: Owner,
         answer: Message,
         now_us: Callable[[], int],
     ) -> None:
         self._store = store
         self._checkpoints = checkpoints
+        self._endings = endings
         self._owner = owner
         self._answer = answer
         self._now_us = now_us
@@ -76,12 +76,12 @@ class Recording:
 
         Raises:
             ResourceNotFound: The conversation was deleted meanwhile.
-            StorageUnavailable: It could not be saved, also not after some tries.
+            StorageUnavailable: It could not be saved yet; it will be when the store is back.
         """
         await self._checkpoints.remove(self)
         state = MessageState.COMPLETE if reason in WHOLE else MessageState.PARTIAL
         message = replace(self._snapshot(), state=state, finish_reason=reason)
-        if not await with_retries(lambda: self._store.save_answer(self._owner, message)):
+        if not await self._endings.write(lambda: self._store.save_answer(self._owner, message)):
             raise ResourceNotFound(self._owner.message_name(message.conversation_id, message.id))
         return message
 
@@ -96,13 +96,3 @@ class Recording:
             usage=self._before + self._usage,
             update_time_us=self._now_us(),
         )
-
-
-async def with_retries(work: Callable[[], Awaitable[T]]) -> T:
-    """Does `work`, again after each of RETRY_DELAYS_S while the store is not available."""
-    for delay_s in RETRY_DELAYS_S:
-        try:
-            return await work()
-        except StorageUnavailable:
-            await asyncio.sleep(delay_s)
-    return await work()

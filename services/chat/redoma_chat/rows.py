@@ -13,8 +13,8 @@ from redoma_chat.sampling import Sampling
 
 
 def folded(text: str) -> str:
-    """Takes case and the ways to compose a letter out of a text, for searching."""
-    return unicodedata.normalize("NFC", text).casefold()
+    """Takes case and the ways to compose a letter out of a text, for searching; the Turkish İ becomes an i."""
+    return unicodedata.normalize("NFC", text).casefold().replace("i\u0307", "i")
 
 
 def conversation_columns(owner: Owner, conversation: Conversation) -> dict[str, object]:

@@ -56,7 +56,7 @@ class _Range:
     def __str__(self) -> str:
         if self.most == math.inf:
             return f"must be {self.least:g} or more"
-        return f"must be {'from' if self.least_included else 'above'} {self.least:g} up to {self.most:g}"
+        return f"must be {'from' if self.least_included else 'above'} {self.least:g} up to {self.most:.10g}"
 
 
 _RANGES: Mapping[str, _Range] = {

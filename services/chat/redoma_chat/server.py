@@ -12,6 +12,7 @@ from redoma.chat.v1.openai_pb2_grpc import add_OpenAIServiceServicer_to_server
 from redoma_chat.answers import Answers
 from redoma_chat.checks.source import CheckSource
 from redoma_chat.conversations import Conversations
+from redoma_chat.endings import Endings
 from redoma_chat.errors import CHAT_ERRORS
 from redoma_chat.guarded_model import GuardedModel
 from redoma_chat.health import HealthMirror
@@ -68,7 +69,8 @@ class ChatServer:
             "redoma.chat.v1.ConversationService",
         )
         drain = self.grpc.drain
-        answers = Answers(self._store, guarded, ids, self._now_us, lambda: drain.draining, log)
+        self._endings = Endings(log)
+        answers = Answers(self._store, guarded, ids, self._endings, self._now_us, lambda: drain.draining, log)
         chat = ChatServicer(answers, deadlines)
         self.grpc.add(lambda server: add_ChatServiceServicer_to_server(chat, server), "redoma.chat.v1.ChatService")
         openai = OpenAIServicer(guarded, model, ids, deadlines, now_s)
@@ -103,4 +105,10 @@ class ChatServer:
             await cleanup()
 
     def _cleanups(self) -> tuple[Callable[[], Awaitable[None]], ...]:
-        return (self._health.stop, self._model_channel.close, self._tenant_channel.close, self._database.close)
+        return (
+            self._health.stop,
+            self._endings.stop,
+            self._model_channel.close,
+            self._tenant_channel.close,
+            self._database.close,
+        )

@@ -15,8 +15,9 @@ from enum import Enum
 from typing import Protocol
 
 from redoma_kit.errors import InvalidField, ResourceNotFound
+from redoma_kit.pages import Position, page_position, page_size, page_token
 from redoma_tenant.names import api_key_name, check_display_name
-from redoma_tenant.pages import Page, bad_token, decode_token, encode_token, page_size
+from redoma_tenant.pages import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, Page
 from redoma_tenant.policy import TENANT_ADMIN
 
 GENERATE = "generate"
@@ -31,7 +32,6 @@ KEY = re.compile(r"(rdm_[a-z0-9]{8})_[A-Za-z0-9_-]{43}")
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
-POSITION = re.compile(r"([0-9]{1,17})\.([0-9a-f]{16})")
 
 
 class ApiKeyState(Enum):
@@ -86,19 +86,21 @@ class ApiKeyPosition:
     create_time: datetime
     id: str
 
-    def __str__(self) -> str:
-        return f"{(self.create_time - EPOCH) // MICROSECOND}.{self.id}"
-
     @classmethod
-    def parse(cls, text: str) -> "ApiKeyPosition":
-        """Reads what `str` wrote, or raises InvalidField."""
-        match = POSITION.fullmatch(text)
+    def of_page(cls, position: Position) -> "ApiKeyPosition":
+        """Reads what `for_page` gave.
+
+        Raises:
+            InvalidField: It is no time that a database keeps.
+        """
         try:
-            if match is None:
-                raise ValueError(text)
-            return cls(EPOCH + int(match[1]) * MICROSECOND, match[2])
-        except (ValueError, OverflowError):
-            raise bad_token() from None
+            return cls(EPOCH + int(position[0]) * MICROSECOND, str(position[1]))
+        except OverflowError:
+            raise InvalidField("page_token", "is out of range; begin again without it.") from None
+
+    def for_page(self) -> Position:
+        """Gives the place as a page token holds it."""
+        return ((self.create_time - EPOCH) // MICROSECOND, self.id)
 
 
 class PrefixTaken(Exception):
@@ -170,22 +172,22 @@ class ApiKeys:
                 continue
             return api_key, key
 
-    async def list(self, tenant: str, requested: int, page_token: str) -> Page[ApiKey]:
+    async def list(self, tenant: str, requested: int, token: str) -> Page[ApiKey]:
         """Gives a page of a tenant's keys, the newest first.
 
         Raises:
             InvalidField: The size or the token can't be used.
             ResourceNotFound: There is no such tenant.
         """
-        size = page_size(requested)
+        size = page_size(requested, DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
         collection = api_key_name(tenant, "")
-        position = decode_token(collection, page_token)
-        after = None if position is None else ApiKeyPosition.parse(position)
+        position = page_position(token, (collection,), (int, str))
+        after = None if position is None else ApiKeyPosition.of_page(position)
         found = await self._store.list_api_keys(tenant, after, size + 1)
         if len(found) <= size:
             return Page(found, "")
         last = found[size - 1]
-        return Page(found[:size], encode_token(collection, str(ApiKeyPosition(last.create_time, last.id))))
+        return Page(found[:size], page_token((collection,), ApiKeyPosition(last.create_time, last.id).for_page()))
 
     async def revoke(self, tenant: str, api_key_id: str) -> ApiKey:
         """Revokes a key for good, or raises ResourceNotFound."""

@@ -113,4 +113,4 @@ class Authenticator:
 
 
 def _invalid() -> CredentialInvalid:
-    return CredentialInvalid("The API key is not valid.")
+    return CredentialInvalid("The API key is not valid; `redoma key create` makes one.")

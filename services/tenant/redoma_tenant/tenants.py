@@ -7,8 +7,9 @@ from enum import Enum
 from typing import Protocol
 
 from redoma_kit.errors import InvalidField, ResourceNotFound
-from redoma_tenant.names import TENANT_ID, check_display_name, check_tenant_id, tenant_name
-from redoma_tenant.pages import Page, bad_token, decode_token, encode_token, page_size
+from redoma_kit.pages import page_position, page_size, page_token
+from redoma_tenant.names import check_display_name, check_tenant_id, tenant_name
+from redoma_tenant.pages import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, Page
 
 DEFAULT_WEIGHT = 100
 MAX_WEIGHT = 1_000
@@ -133,19 +134,17 @@ class Tenants:
         """Gives a tenant, or raises ResourceNotFound."""
         return _found(tenant_id, await self._store.find_tenant(tenant_id))
 
-    async def list(self, requested: int, page_token: str) -> Page[Tenant]:
+    async def list(self, requested: int, token: str) -> Page[Tenant]:
         """Gives a page of tenants in the order of their ids.
 
         Raises:
             InvalidField: The size or the token can't be used.
         """
-        size = page_size(requested)
-        after = decode_token(COLLECTION, page_token)
-        if after is not None and not TENANT_ID.fullmatch(after):
-            raise bad_token()
-        found = await self._store.list_tenants(after, size + 1)
+        size = page_size(requested, DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
+        position = page_position(token, (COLLECTION,), (str,))
+        found = await self._store.list_tenants(None if position is None else str(position[0]), size + 1)
         more = len(found) > size
-        return Page(found[:size], encode_token(COLLECTION, found[size - 1].id) if more else "")
+        return Page(found[:size], page_token((COLLECTION,), (found[size - 1].id,)) if more else "")
 
     async def update(self, tenant_id: str, changes: TenantChanges) -> Tenant:
         """Changes a tenant's settings.

@@ -9,7 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from redoma.tenant.v1 import api_key_pb2
 from redoma.tenant.v1.api_key_pb2 import ApiKey
-from redoma_tenant.pages import encode_token
+from redoma_kit.pages import page_token
 from tests.rpc.tenant.tenant_site import API_KEYS, TenantSite, failure_of_call
 
 CREATE, LIST, REVOKE = f"{API_KEYS}CreateApiKey", f"{API_KEYS}ListApiKeys", f"{API_KEYS}RevokeApiKey"
@@ -176,9 +176,9 @@ async def test_page_tokens_of_another_list_are_refused(site: TenantSite) -> None
     for bad in (
         token,
         "garbage",
-        encode_token("tenants/acme/apiKeys/", "999999999999999999999.0123456789abcdef"),
-        encode_token("tenants/acme/apiKeys/", "1.' OR 1=1"),
-        encode_token("tenants/acme/apiKeys/", ""),
+        page_token(("tenants/acme/apiKeys/",), (2**62, "0123456789abcdef")),
+        page_token(("tenants/acme/apiKeys/",), ("1", "0123456789abcdef")),
+        page_token(("tenants/acme/apiKeys/",), ()),
     ):
         call = site.call(LIST, api_key_pb2.ListApiKeysRequest(parent="tenants/acme", page_token=bad))
         assert (await failure_of_call(call)).metadata == {"field": "page_token"}

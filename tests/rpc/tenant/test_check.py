@@ -168,6 +168,13 @@ async def test_no_credential_is_invalid_and_says_what_to_send(site: TenantSite) 
     assert "Authorization: Bearer" in response.denied_response.body
 
 
+@pytest.mark.parametrize("sent", ["", "Bearer", "Bearer ", "Basic Zm9vOmJhcg==", "rdm_bare"])
+async def test_another_scheme_is_told_which_to_send(site: TenantSite, sent: str) -> None:
+    response = await site.check(None, headers={"authorization": sent, "content-type": "application/grpc"})
+    assert refusal_reason(response) == "CREDENTIAL_INVALID"
+    assert "Authorization: Bearer" in response.denied_response.body
+
+
 async def test_a_long_credential_is_refused_without_a_lookup(site: TenantSite, key: str) -> None:
     await _break_database(site)
     assert refusal_reason(await site.check(key + "a" * 256)) == "CREDENTIAL_INVALID"
@@ -178,7 +185,7 @@ async def test_rest_refusals_have_openais_shape(site: TenantSite, key: str) -> N
     assert denied.status.code == 401
     assert json.loads(denied.body) == {
         "error": {
-            "message": "The API key is not valid.",
+            "message": "The API key is not valid; `redoma key create` makes one.",
             "type": "invalid_request_error",
             "param": None,
             "code": "invalid_api_key",

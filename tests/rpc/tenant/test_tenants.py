@@ -196,6 +196,6 @@ async def test_a_broken_database_is_unavailable_in_neutral_words(site: TenantSit
     assert failure.reason == "STORAGE_UNAVAILABLE"
     assert failure.retry_after_s == 1.0
     assert "sqlite" not in failure.message.lower()
-    assert "unable to open" in site.log_text.getvalue()
+    assert "No such file" in site.log_text.getvalue()
     (site.folder / "away").rename(site.database_file.parent)
     await site.add_tenant()

@@ -11,6 +11,7 @@ from redoma_chat.checkpoints import Checkpoints
 from redoma_chat.checks.chain import BlockedPattern, ContentChecks
 from redoma_chat.checks.source import FRESH_S, MAX_TENANTS, CheckSource
 from redoma_chat.conversations import Message, MessageState
+from redoma_chat.endings import RETRY_DELAYS_S, Endings
 from redoma_chat.errors import ChecksUnavailable
 from redoma_chat.inference import Delta, FinishReason, Role, Usage
 from redoma_chat.names import Owner
@@ -71,6 +72,7 @@ class Store:
         self.exists = exists
         self.checkpoints = 0
         self.asked = asyncio.Event()
+        self.has_saved = asyncio.Event()
         self.go_on = asyncio.Event()
         self.go_on.set()
 
@@ -79,6 +81,7 @@ class Store:
             self.failures -= 1
             raise StorageUnavailable()
         self.saved.append(answer)
+        self.has_saved.set()
         return self.exists
 
     async def checkpoint_answers(self, answers: Sequence[tuple[Owner, Message]]) -> None:
@@ -89,10 +92,14 @@ class Store:
         self.checkpoints += 1
 
 
+def endings() -> Endings:
+    return Endings(structlog.stdlib.get_logger(), interval_s=0.0)
+
+
 def recording(store: Store) -> Recording:
     answer = Message("m", "c", "p", Role.ASSISTANT, "old ", MessageState.STREAMING, 0, 0, usage=Usage(5, 0, 5, 0))
     checkpoints = Checkpoints(store, structlog.stdlib.get_logger(), interval_s=0.0)
-    return Recording(store, checkpoints, OWNER, answer, lambda: 7)
+    return Recording(store, checkpoints, endings(), OWNER, answer, lambda: 7)
 
 
 async def test_answer_is_saved_although_the_store_was_away_for_a_moment() -> None:
@@ -100,6 +107,17 @@ async def test_answer_is_saved_although_the_store_was_away_for_a_moment() -> Non
     saved = await recording(store).finish(FinishReason.STOP)
     assert store.saved == [saved]
     assert (saved.state, saved.content) == (MessageState.COMPLETE, "old ")
+
+
+async def test_end_that_could_not_be_saved_is_saved_when_the_store_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("redoma_chat.endings.RETRY_DELAYS_S", (0.0,) * len(RETRY_DELAYS_S))
+    store = Store(failures=len(RETRY_DELAYS_S) + 3)
+    with pytest.raises(StorageUnavailable):
+        await recording(store).finish(FinishReason.STOP)
+    assert store.failures > 0
+    async with asyncio.timeout(20):
+        await store.has_saved.wait()
+    assert [answer.state for answer in store.saved] == [MessageState.COMPLETE]
 
 
 async def test_failed_checkpoint_does_not_hurt_the_answer() -> None:
@@ -139,7 +157,7 @@ async def test_answers_are_saved_together_and_only_when_they_have_grown() -> Non
     checkpoints = Checkpoints(store, structlog.stdlib.get_logger(), interval_s=0.0)
     store.go_on.clear()
     answers = [Message(str(n), "c", "p", Role.ASSISTANT, "", MessageState.STREAMING, 0, 0) for n in range(3)]
-    records = [Recording(store, checkpoints, OWNER, answer, lambda: 7) for answer in answers]
+    records = [Recording(store, checkpoints, endings(), OWNER, answer, lambda: 7) for answer in answers]
     for record in records:
         record.started("model", 1)
     for record in records[:2]:

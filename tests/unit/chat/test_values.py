@@ -16,9 +16,9 @@ from redoma_chat.deadline import Deadline
 from redoma_chat.ids import IdSource
 from redoma_chat.inference import Role
 from redoma_chat.openai.errors import MAX_TRAILER_BYTES, openai_error_trailer
-from redoma_chat.pages import page_position, page_token
 from redoma_chat.sampling import Sampling
 from redoma_kit.errors import Failure, InvalidField
+from redoma_kit.pages import page_position, page_token
 
 
 def test_ids_grow_also_within_a_millisecond_and_when_the_clock_goes_back() -> None:

@@ -67,14 +67,23 @@ def envoy_binary() -> str:
     )
 
 
-def refuse(context: grpc.ServicerContext, code: grpc.StatusCode, message: str, reason: str, openai: str = "") -> None:
-    """Ends a call as the services do: an ErrorInfo in the status, and OpenAI's error in a trailer."""
+def refuse(
+    context: grpc.ServicerContext,
+    code: grpc.StatusCode,
+    message: str,
+    reason: str,
+    openai: str = "",
+    retry_after: str = "",
+) -> None:
+    """Ends a call as the services do: an ErrorInfo in the status, OpenAI's error and retry-after in trailers."""
     detail = any_pb2.Any()
     detail.Pack(error_details_pb2.ErrorInfo(domain="redoma", reason=reason))
     status = status_pb2.Status(code=code.value[0], message=message, details=[detail])
     trailers: list[tuple[str, str | bytes]] = [("grpc-status-details-bin", status.SerializeToString())]
     if openai:
         trailers.append(("redoma-openai-error", quote(openai, safe=' {}":,[]')))
+    if retry_after:
+        trailers.append(("retry-after", retry_after))
     context.set_trailing_metadata(tuple(trailers))
     context.abort(code, message)
 
@@ -149,6 +158,11 @@ class StandIns(
     ) -> Iterator[httpbody_pb2.HttpBody]:
         self.Note(context)
         body = json.loads(request.data)
+        if body.get("full"):
+            if body.get("early"):
+                context.send_initial_metadata((("x-early", "yes"),))
+            error = '{"error": {"message": "full", "type": "rate_limit_error", "param": null, "code": "queue_full"}}'
+            refuse(context, grpc.StatusCode.RESOURCE_EXHAUSTED, "full", "QUEUE_FULL", error, "7")
         if body.get("fail"):
             context.send_initial_metadata((("x-early", "yes"),) if body.get("early") else ())
             error = (

@@ -4,12 +4,14 @@ import contextlib
 import http.client
 import json
 import signal
+import socket
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
 import grpc
 import pytest
+from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2
 
 from redoma.chat.v1 import conversation_pb2, conversation_pb2_grpc, message_pb2, message_pb2_grpc, openai_pb2
@@ -153,6 +155,8 @@ def test_grpc_and_grpc_web_pass_and_unknown_methods_do_not(edge: Edge) -> None:
     assert b"seen" in body and b"grpc-status:0" in body
     assert headers["access-control-allow-origin"] == "http://localhost:5173"
     assert "grpc-status-details-bin" in headers["access-control-expose-headers"]
+    for content_type in ("application/grpc-web+json", "application/grpc-web2", "application/json"):
+        assert ask(edge, "POST", path, web | {"content-type": content_type}, b"{}")[0] == 404
     status, headers, _ = ask(edge, "POST", path, web | {"authorization": "Bearer bad"}, b"\0\0\0\0\0")
     assert (status, headers["grpc-status"]) == (200, "16")
 
@@ -193,19 +197,95 @@ def test_every_other_error_of_openai_paths_has_openai_shape(edge: Edge) -> None:
     status, _, answer = ask(edge, "GET", "/v1/models/nope")
     error = json.loads(answer)["error"]
     assert (status, error["message"], error["code"]) == (404, 'No model "nope"\n\\ é', "model_not_found")
-    for verb, path in (
-        ("GET", "/v1/nothing"),
-        ("GET", "/v1/chat/completions"),
-        ("DELETE", "/v1/models"),
-        ("GET", "/ask"),
-    ):
-        status, headers, answer = ask(edge, verb, path)
+    for path in ("/", "/v1", "/v1/nothing", "/ask/", "/elsewhere", "/redoma.model.v1.ModelService/Generate"):
+        status, headers, answer = ask(edge, "GET", path, {})
         assert (status, json.loads(answer)["error"]["code"]) == (404, "unknown_url"), path
         assert headers["content-type"] == "application/json"
+    for verb, path, allowed in (
+        ("GET", "/v1/chat/completions", "POST"),
+        ("DELETE", "/v1/models", "GET"),
+        ("POST", "/v1/models/any", "GET"),
+        ("GET", "/ask", "POST"),
+    ):
+        status, headers, answer = ask(edge, verb, path, {})
+        assert (status, json.loads(answer)["error"]["code"]) == (405, "method_not_allowed"), path
+        assert (headers["allow"], headers["content-type"]) == (allowed, "application/json")
     status, _, answer = ask(edge, "GET", "/v1/models", {})
     assert (status, json.loads(answer)["error"]["type"]) == (401, "mine")
-    status, _, answer = ask(edge, "GET", "/elsewhere")
-    assert (status, answer) == (404, b"")
+    status, _, answer = ask(edge, "GET", "/v1/models/" + "x" * 3_000)
+    assert (status, json.loads(answer)["error"]["code"]) == (414, "url_too_long")
+
+
+def exchange(edge: Edge, request: bytes) -> tuple[int, dict[str, str], bytes]:
+    """Sends bytes that no client library would and gives status, headers and body."""
+    with socket.create_connection(("127.0.0.1", edge.port), GENEROUS_S) as connection:
+        connection.sendall(request)
+        response = http.client.HTTPResponse(connection)
+        response.begin()
+        return response.status, {k.lower(): v for k, v in response.getheaders()}, response.read()
+
+
+@pytest.mark.parametrize(
+    ("request_text", "status"),
+    [
+        ("GET /v1/models%00 HTTP/1.1\r\nhost: x\r\n\r\n", 400),
+        ("GET /v1/models HTTP/1.1\r\n\r\n", 400),
+        ("POST /ask HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+        ("GET /v1/models HTTP/1.0\r\n\r\n", 426),
+        ("GET /v1/models HTTP/1.1\r\nhost: x\r\n" + "x: y\r\n" * 200 + "\r\n", 431),
+        ("GET /v1/models HTTP/1.1\r\nhost: x\r\nx: " + "y" * 100_000 + "\r\n\r\n", 431),
+        ("POST /ask HTTP/1.1\r\nhost: x\r\ntransfer-encoding: strange\r\n\r\n", 501),
+    ],
+    ids=["nul", "no host", "smuggling", "HTTP/1.0", "many headers", "long header", "transfer encoding"],
+)
+def test_request_that_no_filter_sees_gets_openais_shape(edge: Edge, request_text: str, status: int) -> None:
+    found, headers, answer = exchange(edge, request_text.encode())
+    assert (found, json.loads(answer)["error"]["code"]) == (status, "malformed_request")
+    assert headers["content-type"] == "application/json"
+    assert not edge.services.asked
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {f"x-{index}": "y" for index in range(90)},
+        {"cookie": "c" * 30_000},
+        {"user-agent": "u" * 30_000},
+        {"any-bin": "no base64"},
+        {"grpc-timeout": "-1S"},
+        {"grpc-timeout": "9" * 20 + "H"},
+        {"x-forwarded-for": "192.0.2.1", "x-envoy-upstream-rq-timeout-ms": "1", "x-envoy-original-path": "/healthz"},
+    ],
+    ids=["many", "cookies", "user agent", "binary", "negative timeout", "huge timeout", "envoy's"],
+)
+def test_header_that_no_service_reads_stops_at_the_edge(edge: Edge, headers: dict[str, str]) -> None:
+    await_ready(edge)
+    status, _, answer = ask(edge, "GET", "/v1/models", GOOD | headers)
+    assert (status, answer) == (200, b'{"object":"list"}')
+    (seen,) = edge.services.seen
+    for name in headers.keys() - {"user-agent"}:
+        assert seen.get(name) != headers[name], name
+
+
+def test_grpc_callers_get_no_json(edge: Edge) -> None:
+    await_ready(edge)
+    edge.tenant.stop(None).wait(GENEROUS_S)
+    with grpc.insecure_channel(edge.address) as channel:
+        stub = conversation_pb2_grpc.ConversationServiceStub(channel)
+        with pytest.raises(grpc.RpcError) as refused:
+            stub.ListConversations(conversation_pb2.ListConversationsRequest(), timeout=GENEROUS_S)
+    assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert reason_of(refused.value) == ("SERVICE_UNREACHABLE", {}, 1.0)
+    assert refused.value.details() == "The service is not available now. Try again in a moment."
+
+
+@pytest.mark.parametrize("early", [False, True], ids=["trailers only", "after headers"])
+def test_retry_after_of_the_service_reaches_rest_callers(edge: Edge, early: bool) -> None:
+    await_ready(edge)
+    body = json.dumps({"full": True, "early": early}).encode()
+    status, headers, answer = ask(edge, "POST", "/v1/chat/completions", GOOD | JSON, body)
+    assert (status, headers["retry-after"]) == (429, "7")
+    assert json.loads(answer)["error"]["code"] == "queue_full"
 
 
 def test_large_bodies_are_refused_and_allowed_ones_pass_whole(edge: Edge) -> None:
@@ -222,6 +302,7 @@ def test_large_bodies_are_refused_and_allowed_ones_pass_whole(edge: Edge) -> Non
         with pytest.raises(grpc.RpcError) as refused:
             list(stub.SendMessage(request, metadata=(("authorization", "Bearer good"),), timeout=GENEROUS_S))
     assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert reason_of(refused.value) == ("REQUEST_TOO_LARGE", {"limit_bytes": "4194304"}, None)
 
 
 def test_stream_is_not_held_back_and_ends_when_the_client_leaves(edge: Edge) -> None:
@@ -251,8 +332,9 @@ def test_deadline_of_the_client_ends_the_stream(edge: Edge) -> None:
 def test_edge_fails_closed_when_the_tenant_service_is_gone(edge: Edge) -> None:
     await_ready(edge)
     edge.tenant.stop(None).wait(GENEROUS_S)
-    status, _, answer = ask(edge, "GET", "/v1/models")
+    status, headers, answer = ask(edge, "GET", "/v1/models")
     assert (status, json.loads(answer)["error"]["code"]) == (503, "unavailable")
+    assert headers["retry-after"] == "1"
     assert not edge.services.seen
 
 
@@ -287,3 +369,17 @@ def test_access_log_holds_no_query_and_no_credential(edge: Edge) -> None:
     (entry,) = [line for line in lines if line["path"] == "/v1/models"]
     assert (entry["verb"], entry["status"]) == ("GET", 200)
     assert "word" not in edge.log.read_text() and "good" not in edge.log.read_text()
+
+
+def reason_of(error: grpc.RpcError) -> tuple[str, dict[str, str], float | None]:
+    """Gives reason, metadata and retry delay of a status that the edge itself made."""
+    assert isinstance(error, grpc.Call)
+    details = dict(error.trailing_metadata() or ())["grpc-status-details-bin"]
+    status = status_pb2.Status.FromString(details if isinstance(details, bytes) else details.encode())
+    info, delay_s = error_details_pb2.ErrorInfo(), None
+    for detail in status.details:
+        if detail.Is(info.DESCRIPTOR):
+            detail.Unpack(info)
+        else:
+            delay_s = error_details_pb2.RetryInfo.FromString(detail.value).retry_delay.ToMilliseconds() / 1000
+    return info.reason, dict(info.metadata), delay_s

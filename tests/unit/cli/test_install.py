@@ -93,5 +93,33 @@ def test_failed_step_leaves_no_stamp_so_that_it_is_done_again(copy: Path) -> Non
     assert not list((copy / ".tools" / "stamps").iterdir())
 
 
+def test_unreachable_index_is_told_as_that(copy: Path) -> None:
+    done = install(copy, PIP_INDEX_URL="http://127.0.0.1:1/simple", PIP_RETRIES="1")
+    assert done.returncode == 1
+    assert "The package index can't be reached" in done.stderr
+    assert "PIP_INDEX_URL" in done.stderr
+
+
+def test_programs_of_a_checkout_that_was_moved_run_from_its_new_place(copy: Path) -> None:
+    (copy / "requirements" / "build.txt").write_text("")
+    # Ends after the environment is made: no requirement has a hash.
+    (copy / "requirements" / "run.txt").write_text("no-hash-here==1.0\n")
+    install(copy)
+    program = Path(".venv") / "bin" / "tool"
+    header = f"#!{copy.resolve()}/.venv/bin/python\n"
+    (copy / program).write_text(f"{header}import sys\nprint(sys.prefix)\n")
+    (copy / program).chmod(0o755)
+    moved = copy.with_name("moved to ") / "checkout"
+    moved.parent.mkdir()
+    for place in (moved, moved.parent / moved.relative_to("/")):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        copy = copy.rename(place)
+        done = install(copy)
+        assert "writing .venv's programs anew" in done.stdout
+        said = subprocess.run([copy / program], capture_output=True, text=True, check=True).stdout
+        assert said.strip() == str((copy / ".venv").resolve())
+    assert "writing" not in install(copy).stdout
+
+
 def test_unknown_wish_is_told(copy: Path) -> None:
     assert "does not know everything" in install(copy, "everything").stderr

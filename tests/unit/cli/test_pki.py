@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
-from redoma_cli.local.pki import LEAF_LIFETIME, RENEW_BEFORE, SITES, DevelopmentAuthority
+from redoma_cli.local.pki import CA_LIFETIME, LEAF_LIFETIME, RENEW_BEFORE, SITES, DevelopmentAuthority
 
 
 def certificate_of(authority: DevelopmentAuthority, service: str) -> x509.Certificate:
@@ -70,3 +70,38 @@ def test_identity_signed_by_the_key_verifies_with_the_key_set(authority: Develop
     token = jwt.encode({"sub": "x"}, authority.signing_key.read_bytes(), "EdDSA", headers={"kid": entry["kid"]})
     assert jwt.decode(token, jwt.PyJWK(entry), ["EdDSA"]) == {"sub": "x"}
     assert "d" not in entry
+
+
+@pytest.mark.parametrize("name", ["ca.key", "ca.crt", "chat/tls.key", "chat/tls.crt", "chat/ca.crt", "signing.key"])
+@pytest.mark.parametrize(
+    "content", [None, b"", b"garbage", b"-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----"]
+)
+def test_damaged_file_is_made_anew(
+    authority: DevelopmentAuthority, tmp_path: Path, name: str, content: bytes | None
+) -> None:
+    file = tmp_path / "home" / "pki" / name
+    file.unlink() if content is None else file.write_bytes(content)
+    authority.ensure()
+    for service in SITES:
+        issuer = x509.load_pem_x509_certificate(authority.identity(service).ca.read_bytes())
+        certificate_of(authority, service).verify_directly_issued_by(issuer)
+        assert authority.expiry(service) > datetime.now(UTC)
+    (entry,) = json.loads(authority.jwks.read_text())["keys"]
+    token = jwt.encode({"sub": "x"}, authority.signing_key.read_bytes(), "EdDSA")
+    assert jwt.decode(token, jwt.PyJWK(entry), ["EdDSA"]) == {"sub": "x"}
+
+
+def test_key_of_another_is_seen_and_replaced(authority: DevelopmentAuthority) -> None:
+    authority.identity("chat").key.write_bytes(authority.identity("model").key.read_bytes())
+    with pytest.raises(ValueError, match="not the key of"):
+        authority.expiry("chat")
+    authority.ensure()
+    assert authority.expiry("chat") > datetime.now(UTC)
+
+
+def test_expired_authority_is_renewed_with_all_it_signed(authority: DevelopmentAuthority, tmp_path: Path) -> None:
+    before = authority.identity("chat").ca.read_bytes()
+    later = datetime.now(UTC) + CA_LIFETIME + timedelta(days=1)
+    DevelopmentAuthority(tmp_path / "home" / "pki", now=lambda: later).ensure()
+    assert authority.identity("chat").ca.read_bytes() != before
+    assert all(authority.expiry(service) > later for service in SITES)

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy import make_url
 
 from redoma_chat.settings import ChatSettings
-from redoma_cli.client import Demo, choose_key
+from redoma_cli.client import Demo, choose_key, read_demo
 from redoma_cli.errors import CliError
 from redoma_cli.local.demo import write_demo
 from redoma_cli.local.home import Home, find_home
@@ -17,7 +18,8 @@ from redoma_cli.local.pki import DevelopmentAuthority
 from redoma_cli.local.plan import ProcessSpec, pid_file, read_plan, write_plan
 from redoma_cli.local.ports import choose_ports, highest_port, port_is_free
 from redoma_cli.local.process import PidFile, current_identity
-from redoma_cli.local.site import admin_key, prepare_site, read_options, render_toml
+from redoma_cli.local.site import admin_key, prepare_site, program_files,
+    program_files, read_options, render_toml
 from redoma_cli.local.up import SiteStarter, last_words, site_lock, tail
 from redoma_kit.settings import ServiceSettings, load_settings
 from redoma_model.settings import ModelSettings
@@ -100,6 +102,24 @@ def test_plan_is_the_same_each_time_and_follows_each_change(prepare: Prepare, ho
     assert changed(REDOMA_MAX_STREAM_S="5") == {"edge", "chat", "tenant", "model"}
     write_plan(home, list(first.values()))
     assert {spec.name: spec for spec in read_plan(home)} == first
+
+
+def test_changed_program_is_started_anew(
+    prepare: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "server.py"
+    program.write_text("old")
+    monkeypatch.setattr("redoma_cli.local.site.program_files", lambda packages: [program])
+    first = prepare()
+    program.write_text("new")
+    changed = {name for name, spec in prepare().items() if spec.fingerprint != first[name].fingerprint}
+    assert changed == {"tenant", "model", "chat"}
+
+
+def test_program_files_are_the_packages_own() -> None:
+    names = {file.name for file in program_files(("redoma_kit", "redoma"))}
+    assert {"server.py", "pipeline.py", "model_pb2.py"} <= names
+    assert program_files(("no_such_package_of_redoma",)) == []
 
 
 def test_services_get_their_own_settings_and_no_credential(prepare: Prepare) -> None:
@@ -251,3 +271,47 @@ def test_last_words_of_a_log_are_readable(tmp_path: Path) -> None:
     assert last_words(["plain"]) == "plain"
     assert last_words(["7"]) == "7"
     assert last_words([]) == ""
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        '{"edge": "x", "admin_key": "k", "tenants": []}',
+        '{"edge": "http://127.0.0.1:1", "admin_key": null, "tenants": []}',
+        '{"edge": "http://127.0.0.1:x", "admin_key": "k", "tenants": []}',
+        '{"edge": "http://127.0.0.1:1", "admin_key": "k", "tenants": [{"id": "acme", "api_key": "a\\nb"}]}',
+    ],
+)
+def test_damaged_demo_file_counts_as_none(home: Home, content: str) -> None:
+    home.demo_file.write_text(content)
+    assert read_demo(home) is None
+
+
+def test_key_that_can_not_be_sent_is_refused() -> None:
+    with pytest.raises(CliError, match="characters that no key has"):
+        choose_key("ключ", None, "")
+
+
+def test_home_that_nothing_can_name_is_refused() -> None:
+    for named in ("/a\nb", "/a\udcffb", "~no-such-user-here/x"):
+        with pytest.raises(CliError, match=r"REDOMA_HOME|home of a site"):
+            find_home({"REDOMA_HOME": named}, None)
+
+
+def test_database_url_stands_for_a_path_with_any_character(tmp_path: Path, environ: dict[str, str]) -> None:
+    odd = Home(tmp_path / "a?b#c%41 é")
+    odd.create()
+    authority = DevelopmentAuthority(odd.pki)
+    prepare_site(odd, read_options(environ, odd, None), environ, authority, KEY)
+    url = tomllib.loads((odd.config / "chat.toml").read_text())["database_url"]
+    assert make_url(url).database == str(odd.data / "chat.db")
+
+
+def test_port_of_the_edge_is_no_service_s(tmp_path: Path) -> None:
+    file = tmp_path / "ports.json"
+    file.write_text('{"chat": 25290, "model": 99999}')
+    ports = choose_ports(("chat", "model"), file, lambda name: False, lambda port: True, reserved=(25290,))
+    assert ports["chat"] != 25290
+    assert 0 < ports["model"] <= 65535

@@ -15,13 +15,21 @@ from redoma_cli.local.home import Home
 from redoma_cli.local.keeper import Keeper, KeeperTimes, Patience
 from redoma_cli.local.pki import IdentityFiles
 from redoma_cli.local.plan import ProbeSpec, ProcessSpec, log_file, pid_file, write_plan
-from redoma_cli.local.probe import Answer, open_probe
-from redoma_cli.local.process import PidFile, ProcessIdentity, RunningProcess, current_identity, start_ticks
+from redoma_cli.local.probe import Answer, Probe, open_probe
+from redoma_cli.local.process import (
+    PidFile,
+    ProcessIdentity,
+    RunningProcess,
+    current_identity,
+    holds_deleted_file,
+    start_ticks,
+)
 from redoma_cli.local.state import Journal, State, read_states, state_file
 from redoma_cli.local.stop import SiteStopper
 from redoma_cli.local.supervisor import (
     RELOAD,
     STEP_ASIDE,
+    await_supervisor,
     bound_log,
     running_supervisor,
     start_supervisor,
@@ -185,7 +193,9 @@ def test_pid_taken_by_another_process_is_never_signalled(home: Home) -> None:
 
 
 @contextlib.contextmanager
-def keeping(home: Home, name: str, times: KeeperTimes) -> Iterator[None]:
+def keeping(
+    home: Home, name: str, times: KeeperTimes, opener: Callable[[ProbeSpec], Probe] | None = None
+) -> Iterator[None]:
     """Keeps one tiny process on a thread of this process."""
     unused = IdentityFiles(home.pki)
     keeper = Keeper(
@@ -194,7 +204,7 @@ def keeping(home: Home, name: str, times: KeeperTimes) -> Iterator[None]:
         log_file=log_file(home, name),
         run_directory=home.run,
         journal=Journal(state_file(home)),
-        open_probe=lambda probe: open_probe(probe, home.run, unused),
+        open_probe=opener or (lambda probe: open_probe(probe, home.run, unused)),
         say=print,
         clock=time.monotonic,
         times=times,
@@ -274,3 +284,86 @@ def test_own_identity_is_alive() -> None:
     me = current_identity()
     assert me.alive()
     assert not ProcessIdentity(me.pid, me.start_ticks + 1).alive()
+
+
+def test_records_that_were_taken_away_or_spoiled_are_made_anew_and_processes_run_on(site: Home) -> None:
+    supervisor = supervised(site)
+    before = (pid_of(site, "model"), pid_of(site, "chat"))
+    for name in ("supervisor", "model"):
+        pid_file(site, name).unlink()
+    PidFile(pid_file(site, "chat")).write(ProcessIdentity(os.getpid(), 1), "one")
+    state_file(site).unlink()
+    eventually(lambda: running_supervisor(site) == supervisor, "the supervisor is recorded again")
+    eventually(lambda: (pid_of(site, "model"), pid_of(site, "chat")) == before, "so are its processes")
+    eventually(lambda: state_of(site, "model") is State.READY, "and their states")
+    assert await_supervisor(site) == supervisor
+
+
+def test_supervisor_whose_record_and_lock_were_taken_away_gives_way_to_the_next(site: Home) -> None:
+    first = supervised(site)
+    before = pid_of(site, "model")
+    tell = os.pidfd_open(first.pid)
+    signal.pidfd_send_signal(tell, signal.SIGSTOP)
+    (site.run / "supervisor.lock").unlink()
+    pid_file(site, "supervisor").unlink()
+    second = start_supervisor(site)
+    eventually(lambda: running_supervisor(site) == second, "the second takes over")
+    signal.pidfd_send_signal(tell, signal.SIGCONT)
+    os.close(tell)
+    eventually(lambda: not first.alive(), "the first ends")
+    assert running_supervisor(site) == second
+    assert pid_of(site, "model") == before
+
+
+def test_halted_supervisor_obeys(site: Home) -> None:
+    supervisor = supervised(site)
+    os.kill(supervisor.pid, signal.SIGSTOP)
+    eventually(supervisor.halted, "it is halted")
+    tell_supervisor(supervisor, STEP_ASIDE)
+    eventually(lambda: not supervisor.alive(), "it ends")
+
+
+def test_halted_processes_are_ended_without_being_killed(site: Home) -> None:
+    supervisor = supervised(site)
+    tell_supervisor(supervisor, signal.SIGKILL)
+    eventually(lambda: not supervisor.alive(), "the supervisor is dead")
+    for name in ("model", "chat"):
+        os.kill(pid_of(site, name), signal.SIGSTOP)
+    said: list[str] = []
+    assert SiteStopper(site, said.append).stop(30) == 2
+    assert said == []
+
+
+def test_process_that_can_not_be_asked_is_kept_until_it_can(home: Home) -> None:
+    (home.run / "model.ready").touch()
+    identity = home.pki / "tls.key"
+
+    def open_with_identity(spec: ProbeSpec) -> Probe:
+        identity.read_bytes()
+        return open_probe(spec, home.run, IdentityFiles(home.pki))
+
+    with keeping(home, "model", KeeperTimes(longest_backoff_s=0.05), open_with_identity):
+        eventually(lambda: state_of(home, "model") is State.SILENT, "nobody can ask it")
+        pid = pid_of(home, "model")
+        identity.write_bytes(b"")
+        eventually(lambda: state_of(home, "model") is State.READY, "it is asked")
+        assert pid_of(home, "model") == pid
+
+
+def test_state_that_a_full_disk_refused_is_written_with_the_next_record(home: Home) -> None:
+    journal = Journal(state_file(home))
+    home.run.rename(home.root / "away")
+    journal.record("model", State.READY, None, 0)
+    (home.root / "away").rename(home.run)
+    journal.record("model", State.READY, None, 0)
+    assert state_of(home, "model") is State.READY
+
+
+def test_file_deleted_under_a_process_is_seen(tmp_path: Path) -> None:
+    file = tmp_path / "chat.db"
+    with file.open("w"):
+        assert not holds_deleted_file(os.getpid(), tmp_path)
+        file.unlink()
+        assert holds_deleted_file(os.getpid(), tmp_path)
+        assert not holds_deleted_file(os.getpid(), tmp_path / "other")
+    assert not holds_deleted_file(os.getpid(), tmp_path)

@@ -1,5 +1,6 @@
 """Where the chain of a tenant comes from: the tenant service, asked every few seconds at most."""
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -14,7 +15,7 @@ MAX_TENANTS = 4_096
 
 
 class CheckSource:
-    """Builds chains, and keeps each for FRESH_S seconds.
+    """Builds chains, and keeps each for FRESH_S seconds. Callers that come while one is asked for share the answer.
 
     What is older is not used, so that a tenant service that is down ends in a refusal and not in stale checks.
     """
@@ -24,6 +25,7 @@ class CheckSource:
         self._model = model
         self._clock = clock
         self._known: OrderedDict[str, tuple[float, Chain]] = OrderedDict()
+        self._asking: dict[str, asyncio.Task[Chain]] = {}
 
     async def chain(self, tenant: str) -> Chain:
         """Gives the chain of the caller's tenant.
@@ -32,15 +34,29 @@ class CheckSource:
             ChecksUnavailable: The tenant service can't be asked, and nothing fresh is known.
         """
         known = self._known.get(tenant)
-        asked_at = self._clock()
-        if known is not None and asked_at - known[0] < FRESH_S:
+        if known is not None and self._clock() - known[0] < FRESH_S:
             return known[1]
+        asking = self._asking.get(tenant)
+        if asking is None:
+            asking = self._asking[tenant] = asyncio.create_task(self._ask(tenant))
+            asking.add_done_callback(lambda done: self._asked(tenant, done))
+        # A caller that leaves does not take the answer from the others.
+        return await asyncio.shield(asking)
+
+    async def _ask(self, tenant: str) -> Chain:
+        asked_at = self._clock()
         chain = self._build(await self._tenants.content_checks())
         self._known[tenant] = (asked_at, chain)
         self._known.move_to_end(tenant)
         if len(self._known) > MAX_TENANTS:
             self._known.popitem(last=False)
         return chain
+
+    def _asked(self, tenant: str, done: asyncio.Task[Chain]) -> None:
+        del self._asking[tenant]
+        if not done.cancelled():
+            # Every caller may have left: then nobody else takes the failure.
+            done.exception()
 
     def _build(self, checks: ContentChecks) -> Chain:
         members: list[Check] = []

@@ -1,5 +1,6 @@
 """Failures in OpenAI's shape, for bodies and events, and for the trailer from which the edge makes the body."""
 
+import math
 from urllib.parse import quote
 
 import grpc
@@ -9,6 +10,8 @@ from redoma_kit.errors import Failure
 from redoma_kit.interceptors.pipeline import Call
 
 TRAILER = "redoma-openai-error"
+# The edge gives this one to REST callers as the header of the same name.
+RETRY_AFTER = "retry-after"
 METHODS = "/redoma.chat.v1.OpenAIService/"
 MAX_TRAILER_BYTES = 3_000
 # What stays readable in the trailer; everything else is percent-encoded.
@@ -26,6 +29,8 @@ _TYPES = {
     grpc.StatusCode.PERMISSION_DENIED: "permission_error",
     grpc.StatusCode.RESOURCE_EXHAUSTED: "rate_limit_error",
 }
+# The model service names fields as its own API does; here they are members of the body.
+MODEL_PREFIX = "sampling."
 _PARAMS = {"PROMPT_TOO_LONG": "messages", "INPUT_REFUSED": "messages", "MODEL_NOT_FOUND": "model"}
 
 
@@ -35,11 +40,12 @@ def error_object(failure: Failure) -> dict[str, dict[str, str | None]]:
 
 
 def _object(failure: Failure, message: str) -> dict[str, dict[str, str | None]]:
+    field = failure.metadata.get("field")
     return {
         "error": {
-            "message": message,
+            "message": message.removeprefix(MODEL_PREFIX),
             "type": _TYPES.get(failure.code, "server_error"),
-            "param": _PARAMS.get(failure.reason) or failure.metadata.get("field"),
+            "param": _PARAMS.get(failure.reason) or (None if field is None else field.removeprefix(MODEL_PREFIX)),
             "code": _CODES.get(failure.reason, failure.reason.lower()),
         }
     }
@@ -57,4 +63,6 @@ def openai_error_trailer(call: Call, failure: Failure) -> tuple[tuple[str, str |
     message = failure.message
     while len(value := quote(to_json(_object(failure, message)), safe=SAFE)) > MAX_TRAILER_BYTES and message:
         message = message[: len(message) // 2]
-    return ((TRAILER, value),)
+    if failure.retry_after_s is None:
+        return ((TRAILER, value),)
+    return (TRAILER, value), (RETRY_AFTER, str(math.ceil(failure.retry_after_s)))

@@ -16,6 +16,7 @@ from redoma_kit.errors import InvalidField
 MAX_MESSAGES = 4_096
 MAX_MODEL_CHARACTERS = 200
 LEAST_TOP_P = 1e-6
+NO_TOOLS = "this server does not call tools"
 ROLES = {"system": Role.SYSTEM, "developer": Role.SYSTEM, "user": Role.USER, "assistant": Role.ASSISTANT}
 
 
@@ -83,8 +84,8 @@ class _Fields:
         return value
 
     def integer(self, name: str) -> int | None:
-        value: int | None = self._typed(name, _is_integer, "an integer")
-        return value
+        value = self._typed(name, _is_whole, "a whole number")
+        return None if value is None else int(value)
 
     def number(self, name: str) -> float | None:
         value = self._typed(name, _is_number, "a number")
@@ -129,7 +130,9 @@ def _refuse_what_cannot_be_done(fields: _Fields) -> None:
         raise InvalidField("n", "only 1 is supported")
     for name in ("tools", "functions"):
         if fields.raw(name):
-            raise InvalidField(name, "this server does not call tools")
+            raise InvalidField(name, NO_TOOLS)
+    if fields.raw("tool_choice") not in (None, "none", "auto"):
+        raise InvalidField("tool_choice", NO_TOOLS)
     response_format = fields.mapping("response_format") or {}
     if response_format.get("type", "text") != "text":
         raise InvalidField("response_format", "only the type text is supported")
@@ -139,6 +142,8 @@ def _refuse_what_cannot_be_done(fields: _Fields) -> None:
 
 def _turns(fields: _Fields) -> tuple[Turn, ...]:
     messages = fields.raw("messages")
+    if messages is None:
+        raise InvalidField("messages", "is missing; send an array of at least one message")
     if not isinstance(messages, list):
         raise InvalidField("messages", f"must be an array, not {_kind(messages)}")
     if not 1 <= len(messages) <= MAX_MESSAGES:
@@ -158,6 +163,11 @@ def _turn(message: Any, path: str) -> Turn:
     role = message.get("role")
     if not isinstance(role, str):
         raise InvalidField(f"{path}.role", f"must be a string, not {_kind(role)}")
+    for name in ("tool_calls", "function_call"):
+        if message.get(name):
+            raise InvalidField(f"{path}.{name}", NO_TOOLS)
+    if role in ("tool", "function"):
+        raise InvalidField(f"{path}.role", NO_TOOLS)
     if role not in ROLES:
         raise InvalidField(f"{path}.role", f"must be one of {', '.join(ROLES)}")
     return Turn(ROLES[role], _content(message.get("content"), f"{path}.content"))
@@ -247,8 +257,9 @@ def _check_text(text: str, path: str) -> None:
         raise InvalidField(path, "holds half of a surrogate pair, which is no character") from None
 
 
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _is_whole(value: Any) -> bool:
+    """JSON has one kind of number: 5.0 is 5, and some languages write it so."""
+    return _is_number(value) and (isinstance(value, int) or value.is_integer())
 
 
 def _is_number(value: Any) -> bool:
@@ -265,5 +276,5 @@ def _float(value: Any, path: str) -> float:
 def _kind(value: Any) -> str:
     if value is None:
         return "null"
-    kinds = {bool: "a boolean", str: "a string", list: "an array", dict: "an object"}
+    kinds = {bool: "a boolean", float: "a fraction", str: "a string", list: "an array", dict: "an object"}
     return kinds.get(type(value), "a number")

@@ -4,10 +4,10 @@ from redoma.chat.v1 import conversation_pb2 as pb
 from redoma.chat.v1.conversation_pb2_grpc import ConversationServiceServicer
 from redoma_chat.conversations import Conversations
 from redoma_chat.names import parse_conversation, parse_message, parse_parent
-from redoma_chat.pages import page_position, page_size, page_token
 from redoma_chat.servicers.context import Context, current_owner
 from redoma_chat.servicers.translate import conversation_message, conversation_of, message_message
 from redoma_kit.errors import InvalidField
+from redoma_kit.pages import page_position, page_size, page_token
 
 UPDATABLE = frozenset({"title", "system_prompt", "model", "sampling"})
 

@@ -47,12 +47,15 @@ class AuthorizationServicer(external_auth_pb2_grpc.AuthorizationServicer):
 
 
 def credential_in(headers: Mapping[str, str]) -> str | None:
-    """Gives the credential of a request, from `authorization` or else from `x-api-key`; None if it has neither."""
+    """Gives the credential of a request; None if it has none of a kind that is taken.
+
+    `x-api-key` counts only without an `authorization`, so that the two can't contradict each other.
+    """
     authorization = headers.get(AUTHORIZATION)
     if authorization is None:
         return headers.get(API_KEY)
     scheme, _, credential = authorization.partition(" ")
-    return credential.strip() if scheme.lower() == BEARER else ""
+    return (credential.strip() or None) if scheme.lower() == BEARER else None
 
 
 def _correlate(headers: Mapping[str, str]) -> None:

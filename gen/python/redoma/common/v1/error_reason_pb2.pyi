@@ -116,6 +116,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION. The resource is not in a state that allows the call, such as continuing an answer that is complete.
       {"reason": "STATE_CONFLICT", "metadata": {"state": "STATE_COMPLETE"}}
     """
+    ERROR_REASON_SERVICE_UNREACHABLE: _ErrorReason.ValueType  # 24
+    """UNAVAILABLE, with RetryInfo. The edge can't reach the service behind it.
+      {"reason": "SERVICE_UNREACHABLE"}
+    """
+    ERROR_REASON_REQUEST_TOO_LARGE: _ErrorReason.ValueType  # 25
+    """RESOURCE_EXHAUSTED. The request is larger than the edge takes.
+      {"reason": "REQUEST_TOO_LARGE", "metadata": {"limit_bytes": "4194304"}}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason says why a call failed. A failed call's status carries exactly one google.rpc.ErrorInfo whose
@@ -216,5 +224,13 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 22
 ERROR_REASON_STATE_CONFLICT: ErrorReason.ValueType  # 23
 """FAILED_PRECONDITION. The resource is not in a state that allows the call, such as continuing an answer that is complete.
   {"reason": "STATE_CONFLICT", "metadata": {"state": "STATE_COMPLETE"}}
+"""
+ERROR_REASON_SERVICE_UNREACHABLE: ErrorReason.ValueType  # 24
+"""UNAVAILABLE, with RetryInfo. The edge can't reach the service behind it.
+  {"reason": "SERVICE_UNREACHABLE"}
+"""
+ERROR_REASON_REQUEST_TOO_LARGE: ErrorReason.ValueType  # 25
+"""RESOURCE_EXHAUSTED. The request is larger than the edge takes.
+  {"reason": "REQUEST_TOO_LARGE", "metadata": {"limit_bytes": "4194304"}}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

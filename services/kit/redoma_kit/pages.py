@@ -1,4 +1,7 @@
-"""Page tokens: where the last page ended, tied to the request that it was a page of."""
+"""Page tokens: where the last page ended, tied to the request that it was a page of.
+
+A token is not signed: it holds a position only, in a list that the caller may read anyway.
+"""
 
 import base64
 import hashlib
@@ -27,13 +30,16 @@ def page_position(token: str, request: Sequence[str], kinds: Sequence[type]) -> 
     try:
         if len(token) > MAX_TOKEN_CHARACTERS:
             raise ValueError("too long")
-        digest, *position = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
+        padded = token + "=" * (-len(token) % 4)
+        digest, *position = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
         if digest != _digest(request) or [type(part) for part in position] != list(kinds):
             raise ValueError("of another request")
         if any(isinstance(part, int) and not 0 <= part < 2**63 for part in position):
             raise ValueError("out of range")
     except (ValueError, TypeError, RecursionError):
-        raise InvalidField("page_token", "is not the next_page_token of the same list") from None
+        raise InvalidField(
+            "page_token", "is not the next_page_token of the same list."
+        ) from None
     return tuple(position)
 
 
@@ -48,5 +54,5 @@ def page_size(asked: int, default: int, most: int) -> int:
         InvalidField: Less than none were asked for.
     """
     if asked < 0:
-        raise InvalidField("page_size", "must be 0 or more")
+        raise InvalidField("page_size", "must not be negative.")
     return min(asked or default, most)
