@@ -18,8 +18,7 @@ from redoma_cli.local.pki import DevelopmentAuthority
 from redoma_cli.local.plan import ProcessSpec, pid_file, read_plan, write_plan
 from redoma_cli.local.ports import choose_ports, highest_port, port_is_free
 from redoma_cli.local.process import PidFile, current_identity
-from redoma_cli.local.site import admin_key, prepare_site, program_files,
-    program_files, read_options, render_toml
+from redoma_cli.local.site import admin_key, prepare_site, program_files, read_options, render_toml
 from redoma_cli.local.up import SiteStarter, last_words, site_lock, tail
 from redoma_kit.settings import ServiceSettings, load_settings
 from redoma_model.settings import ModelSettings
@@ -104,9 +103,7 @@ def test_plan_is_the_same_each_time_and_follows_each_change(prepare: Prepare, ho
     assert {spec.name: spec for spec in read_plan(home)} == first
 
 
-def test_changed_program_is_started_anew(
-    prepare: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_changed_program_is_started_anew(prepare: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "server.py"
     program.write_text("old")
     monkeypatch.setattr("redoma_cli.local.site.program_files", lambda packages: [program])
