@@ -9,7 +9,7 @@ import structlog
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, event, make_url
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
+from sqlalchemy.exc import DataError, DBAPIError, DisconnectionError, IntegrityError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
@@ -28,8 +28,11 @@ class Database:
     def __init__(self, url: str, log: structlog.stdlib.BoundLogger) -> None:
         self._log = log
         self._engine = create_async_engine(url, hide_parameters=True, pool_pre_ping=True)
-        if make_url(url).get_backend_name() == "sqlite":
+        address = make_url(url)
+        if address.get_backend_name() == "sqlite":
             event.listen(self._engine.sync_engine, "connect", _configure_sqlite)
+            if address.database not in (None, "", ":memory:"):
+                _FileWatch(Path(address.database)).follow(self._engine)
         self._sessions = async_sessionmaker(self._engine, expire_on_commit=False)
 
     @property
@@ -49,7 +52,7 @@ class Database:
                 yield session
         except (DataError, IntegrityError, ProgrammingError):
             raise
-        except (DBAPIError, PoolTimeout, OSError) as error:
+        except (DBAPIError, DisconnectionError, PoolTimeout, OSError) as error:
             cause = error.orig if isinstance(error, DBAPIError) else error
             self._log.error("database unavailable", cause=str(cause))
             raise StorageUnavailable() from None
@@ -69,6 +72,40 @@ class Database:
     async def close(self) -> None:
         """Closes all connections."""
         await self._engine.dispose()
+
+
+class _FileWatch:
+    """Notices that SQLite's file was removed or replaced while connections are open.
+
+    They would go on writing into a file without a name, and all of it would be lost with the process.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._has_existed = False
+
+    def follow(self, engine: AsyncEngine) -> None:
+        """Watches what the engine's pool gives out."""
+        event.listen(engine.sync_engine, "do_connect", self._opening)
+        event.listen(engine.sync_engine, "connect", self._opened)
+        event.listen(engine.sync_engine, "checkout", self._lent)
+
+    def _identity(self) -> tuple[int, int]:
+        status = self._file.stat()
+        return status.st_dev, status.st_ino
+
+    def _opening(self, *_: object) -> None:
+        if self._has_existed:
+            # SQLite would make an empty file in its place; raises FileNotFoundError instead.
+            self._identity()
+
+    def _opened(self, _connection: object, record: Any) -> None:
+        record.info["file"] = self._identity()
+        self._has_existed = True
+
+    def _lent(self, _connection: object, record: Any, _proxy: object) -> None:
+        if record.info.get("file") != self._identity():
+            raise DisconnectionError("the database's file was replaced")
 
 
 def _configure_sqlite(connection: Any, _record: object) -> None:

@@ -37,9 +37,7 @@ def page_position(token: str, request: Sequence[str], kinds: Sequence[type]) -> 
         if any(isinstance(part, int) and not 0 <= part < 2**63 for part in position):
             raise ValueError("out of range")
     except (ValueError, TypeError, RecursionError):
-        raise InvalidField(
-            "page_token", "is not the next_page_token of the same list."
-        ) from None
+        raise InvalidField("page_token", "is not the next_page_token of the same list.") from None
     return tuple(position)
 
 

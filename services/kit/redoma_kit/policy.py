@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 HEALTH_WATCH = "/grpc.health.v1.Health/Watch"
+PROBES = frozenset({HEALTH_CHECK, HEALTH_WATCH})
 REFLECTION = (
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",

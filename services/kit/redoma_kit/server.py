@@ -24,7 +24,7 @@ from redoma_kit.settings import ServiceSettings
 from redoma_kit.telemetry import Telemetry
 from redoma_kit.tls import server_credentials
 
-CANCEL_GRACE_S = 2.0
+END_GRACE_S = 2.0
 MAX_CONCURRENT_STREAMS = 4_096
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -109,11 +109,16 @@ class GrpcServer:
             await self._health.set(name, status)
 
     def request_stop(self) -> None:
-        """Makes `serve_until_stopped` drain and return."""
+        """Makes `serve_until_stopped` drain and return; said again, it waits for running calls no longer."""
+        if self._stop_requested.is_set():
+            self.drain.hurry()
         self._stop_requested.set()
 
     async def serve_until_stopped(self, *cleanups: Callable[[], Awaitable[None]]) -> None:
-        """Serves until SIGTERM, SIGINT or request_stop; then drains, stops, and runs `cleanups` in order."""
+        """Serves until SIGTERM, SIGINT or request_stop; then drains, stops, and runs `cleanups` in order.
+
+        A second signal ends what still runs.
+        """
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, self.request_stop)
@@ -125,13 +130,18 @@ class GrpcServer:
                 await cleanup()
 
     async def stop(self, grace_s: float) -> None:
-        """Turns health NOT_SERVING, refuses new calls, gives running ones `grace_s` seconds, then cancels them."""
+        """Turns health NOT_SERVING, refuses new calls, gives running ones `grace_s` seconds, then ends them.
+
+        What is ended so gets the status of a service that shuts down.
+        """
         await self._health.enter_graceful_shutdown()
         self._log.info("draining", running=self.drain.running, grace_s=grace_s)
         left = await self.drain.drain(grace_s)
         if left:
-            self._log.warning("cancelling what is left", running=left)
-        await self._server.stop(CANCEL_GRACE_S if left else 0)
+            self._log.warning("ending what is left", running=left)
+            await self.drain.end(END_GRACE_S)
+        # Statuses that are on their way still go out.
+        await self._server.stop(END_GRACE_S if left else 0)
         self._telemetry.stop()
         self._log.info("stopped")
 
@@ -145,6 +155,8 @@ def _options(settings: ServiceSettings) -> list[tuple[str, int]]:
         ("grpc.http2.bdp_probe", 0),
         ("grpc.keepalive_time_ms", 10_000),
         ("grpc.keepalive_timeout_ms", 5_000),
+        # What ends the connection of a client that answers no ping; the keepalive timeout alone never fires.
+        ("grpc.http2.ping_timeout_ms", 5_000),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 500),
         ("grpc.http2.max_ping_strikes", 0),

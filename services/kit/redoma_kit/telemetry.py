@@ -1,5 +1,6 @@
 """Prometheus metrics and OpenTelemetry traces of one service. Both exporters are off unless settings turn them on."""
 
+import threading
 from collections.abc import Sequence
 
 from opentelemetry import trace
@@ -10,6 +11,9 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from redoma_kit.settings import MetricsSettings, TracingSettings
+
+# How long a stopping service waits for its last spans to reach the collector.
+FLUSH_S = 2.0
 
 
 class Telemetry:
@@ -28,7 +32,9 @@ class Telemetry:
         if self.traces:
             from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 
-            self._provider = TracerProvider(resource=Resource.create({"service.name": f"redoma-{service}"}))
+            self._provider = TracerProvider(
+                resource=Resource.create({"service.name": f"redoma-{service}"}), shutdown_on_exit=False
+            )
             self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=tracing.otlp_endpoint)))
             self.tracer = self._provider.get_tracer("redoma")
 
@@ -62,9 +68,13 @@ class Telemetry:
             self._stop_metrics = start_http_server(int(port), host, registry=self.registry)
 
     def stop(self) -> None:
-        """Stops serving and sends what is left of the traces."""
+        """Stops serving and sends what is left of the traces, within FLUSH_S seconds."""
         if self._stop_metrics:
             self._stop_metrics[0].shutdown()  # type: ignore[attr-defined]
             self._stop_metrics = ()
         if self._provider is not None:
-            self._provider.shutdown()
+            # A collector that is away must not keep the process: the exporter would try again for half a minute.
+            flushing = threading.Thread(target=self._provider.shutdown, name="last spans", daemon=True)
+            flushing.start()
+            flushing.join(FLUSH_S)
+            self._provider = None

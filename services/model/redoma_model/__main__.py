@@ -1,48 +1,17 @@
 """`redoma-model`: serves one model until SIGTERM."""
 
-import asyncio
 import os
-import sys
 
-import structlog
-
-from redoma_kit.logs import configure_logs
-from redoma_kit.server import AddressInUse
-from redoma_kit.settings import settings_from_command_line
-from redoma_kit.telemetry import Telemetry
-from redoma_model.engine.hardware import share_cores
-from redoma_model.errors import ModelFileError
-from redoma_model.server import ModelServer
-from redoma_model.settings import ModelSettings
-
-PROG = "redoma-model"
-SWITCH_INTERVAL_S = 0.0005
+from redoma_kit.tls_floor import require_tls_1_3
 
 
 def main() -> None:
-    """Runs the service. Exits with 0 after a drain, 1 when the model or the address can't be used or the engine died, 2
-    when the settings are wrong."""
-    settings = settings_from_command_line(ModelSettings, PROG, "Serves a language model over gRPC.")
-    # The engine's thread asks for the interpreter between steps: it is not to wait the usual 5 ms for the event loop.
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
-    log = configure_logs(settings.log, "model")
-    log.info("settings", **settings.model_dump(mode="json"))
-    try:
-        asyncio.run(_serve(settings, log))
-    except (ModelFileError, AddressInUse, OSError) as error:
-        sys.exit(f"{PROG}: {error}")
-    except Exception:
-        log.exception("the engine died")
-        sys.exit(1)
+    """Runs the service. Exits with 0 after a drain, 1 when it can't serve, 2 when the settings are wrong."""
+    require_tls_1_3(os.environ)
+    # Brings grpc in, which reads its settings at that moment.
+    from redoma_model.process import run
 
-
-async def _serve(settings: ModelSettings, log: structlog.stdlib.BoundLogger) -> None:
-    telemetry = Telemetry("model", settings.metrics, settings.tracing)
-    # Brings llama.cpp in, whose threading library reads its settings at that moment.
-    share_cores(os.environ)
-    from redoma_model.loading import llama_loader
-
-    await ModelServer(settings, llama_loader(settings), telemetry, log).run()
+    run()
 
 
 if __name__ == "__main__":

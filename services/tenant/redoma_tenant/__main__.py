@@ -1,40 +1,17 @@
 """Runs the tenant service: `redoma-tenant --config FILE`."""
 
-import asyncio
-import sys
+import os
 
-from redoma_kit.logs import configure_logs
-from redoma_kit.server import AddressInUse
-from redoma_kit.settings import settings_from_command_line
-from redoma_tenant.errors import CannotStart
-from redoma_tenant.server import SERVICE, TenantServer
-from redoma_tenant.settings import TenantSettings
-
-PROG = "redoma-tenant"
-
-
-async def serve(settings: TenantSettings) -> None:
-    """Serves until told to stop.
-
-    Raises:
-        CannotStart: Something the service needs can't be used.
-        AddressInUse: The address can't be bound.
-        OSError: A file of the service's identity can't be read.
-    """
-    server = TenantServer(settings, configure_logs(settings.log, SERVICE))
-    await server.start()
-    await server.serve_until_stopped()
+from redoma_kit.tls_floor import require_tls_1_3
 
 
 def main() -> None:
     """Runs the service; exits with status 1 and one sentence if it can't start."""
-    settings = settings_from_command_line(
-        TenantSettings, PROG, "Keeps tenants and API keys, and lets callers in at the edge."
-    )
-    try:
-        asyncio.run(serve(settings))
-    except (CannotStart, AddressInUse, OSError) as error:
-        sys.exit(f"{PROG}: {error}")
+    require_tls_1_3(os.environ)
+    # Brings grpc in, which reads its settings at that moment.
+    from redoma_tenant.process import run
+
+    run()
 
 
 if __name__ == "__main__":

@@ -455,6 +455,18 @@ async def test_conversation_deleted_while_it_streams_ends_the_answer(world: Worl
     assert (await caller.collect(call)).failure.reason == "RESOURCE_NOT_FOUND"
 
 
+async def test_content_of_the_largest_size_is_taken(world: World) -> None:
+    caller = world.caller()
+    answer = await caller.send(await caller.create(), "é" * 524_288)
+    assert len((await caller.message(answer.started.user_message.name)).content) == 524_288
+
+
+async def test_content_with_a_nul_is_refused(world: World) -> None:
+    caller = world.caller()
+    failure = (await caller.send(await caller.create(), "a\0b")).failure
+    assert (failure.reason, failure.metadata["field"]) == ("INVALID_FIELD", "content")
+
+
 async def test_content_too_long_is_refused(world: World) -> None:
     caller = world.caller()
     failure = (await caller.send(await caller.create(), "é" * 524_289)).failure

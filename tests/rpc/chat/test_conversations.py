@@ -147,6 +147,8 @@ async def test_mask_that_names_what_cannot_change_is_refused(world: World, path:
         ({"title": "x" * 201}, "conversation.title"),
         ({"system_prompt": "é" * 32_769}, "conversation.system_prompt"),
         ({"model": "x" * 201}, "conversation.model"),
+        ({"title": "a\0b"}, "conversation.title"),
+        ({"system_prompt": "a\0b"}, "conversation.system_prompt"),
         ({"sampling": sampling_pb2.SamplingOptions(temperature=float("nan"))}, "conversation.sampling.temperature"),
         ({"sampling": sampling_pb2.SamplingOptions(stop=[""])}, "conversation.sampling.stop"),
         ({"sampling": sampling_pb2.SamplingOptions(top_logprobs=3)}, "conversation.sampling.top_logprobs"),
@@ -245,6 +247,19 @@ async def test_filter_finds_words_in_titles_and_messages_whatever_their_case(wor
     assert await list_names(caller, filter="_____") == []
     assert await list_names(caller, filter="  ") == [second, first]
     assert await list_names(caller, filter="' OR 1=1 --") == []
+
+
+async def test_filter_finds_a_dotted_capital_i_either_way(world: World) -> None:
+    caller = world.caller()
+    name = await caller.create(title="İstanbul")
+    for words in ("istanbul", "İSTANBUL", "i\u0307stanbul"):
+        assert await list_names(caller, filter=words) == [name]
+
+
+async def test_filter_with_a_nul_is_refused_and_does_not_find_everything(world: World) -> None:
+    request = pb.ListConversationsRequest(parent="tenants/-", filter="\0")
+    failure = await refused(world.caller().conversations.ListConversations(request))
+    assert (failure.reason, failure.metadata["field"]) == ("INVALID_FIELD", "filter")
 
 
 async def test_filter_too_long_is_refused(world: World) -> None:

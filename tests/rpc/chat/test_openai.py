@@ -154,6 +154,12 @@ async def test_every_sampling_field_reaches_the_model(world: World) -> None:
     assert request.truncation == model_pb2.TRUNCATION_REFUSE
 
 
+async def test_whole_number_with_a_point_is_an_integer(world: World) -> None:
+    await world.caller().complete({"messages": USER, "max_tokens": 5.0, "n": 1.0, "seed": 7.0})
+    sampling = world.model.model.requests[0].sampling
+    assert (sampling.max_output_tokens, sampling.seed) == (5, 7)
+
+
 async def test_null_is_the_same_as_absent(world: World) -> None:
     names = ("temperature", "top_p", "seed", "stop", "max_tokens", "logit_bias", "logprobs", "n", "stream", "tools")
     await world.caller().complete({"messages": USER, **dict.fromkeys(names)})
@@ -240,6 +246,10 @@ def user(content: Any) -> dict[str, Any]:
             "stream_options.include_usage",
         ),
         ({"messages": USER, "tools": [{"type": "function"}]}, "tools"),
+        ({"messages": USER, "tool_choice": "required"}, "tool_choice"),
+        ({"messages": [{"role": "assistant", "content": "x", "tool_calls": [{}]}, *USER]}, "messages[0].tool_calls"),
+        ({"messages": [{"role": "tool", "content": "x"}, *USER]}, "messages[0].role"),
+        ({"messages": USER, "max_tokens": 5.5}, "max_tokens"),
         ({"messages": USER, "response_format": {"type": "json_object"}}, "response_format"),
         ({"messages": USER, "modalities": 5}, "modalities"),
         ({"messages": USER, "ignore_eos": "no"}, "ignore_eos"),
@@ -274,6 +284,24 @@ async def test_failure_before_the_first_chunk_is_a_status_with_openais_error(
     found, error = await error_of(world.caller(), {"messages": USER, "stream": stream})
     assert found is code
     assert (error["type"], error["param"], error["code"]) == wanted
+
+
+async def test_field_that_the_model_refuses_is_named_as_in_the_body(world: World) -> None:
+    world.model.model.before_start = (
+        Fail(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", (("field", "sampling.logit_bias[9]"),)),
+    )
+    _, error = await error_of(world.caller(), {"messages": USER})
+    assert error["param"] == "logit_bias[9]"
+
+
+async def test_retry_after_comes_in_a_trailer_where_a_retry_helps(world: World) -> None:
+    world.model.model.before_start = (Fail(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", retry_s=3),)
+    with pytest.raises(grpc.aio.AioRpcError) as full:
+        await world.caller().complete({"messages": USER})
+    assert dict(full.value.trailing_metadata() or ())["retry-after"] == "3"
+    with pytest.raises(grpc.aio.AioRpcError) as wrong:
+        await world.caller().complete({})
+    assert "retry-after" not in dict(wrong.value.trailing_metadata() or ())
 
 
 async def test_refusal_by_the_interceptors_has_openais_error_too(world: World) -> None:

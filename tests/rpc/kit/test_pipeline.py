@@ -21,6 +21,7 @@ from redoma_kit.server import AddressInUse, GrpcServer
 from redoma_kit.settings import MetricsSettings, ServiceSettings, TracingSettings, UpstreamSettings
 from redoma_kit.telemetry import Telemetry
 from tests.conftest import TestPki
+from tests.fakes.link import Link
 
 SERVICE = "redoma.test.v1.EchoService"
 KINDS = ("UnaryUnary", "UnaryStream", "StreamUnary", "StreamStream")
@@ -354,6 +355,58 @@ async def test_drain_lets_the_running_stream_finish_and_refuses_new_calls(runnin
     release.set()
     assert await answer == ["first", "hello"]
     await asyncio.wait_for(stopping, 20)
+
+
+async def test_calls_left_after_the_grace_end_as_shutting_down(running: Running) -> None:
+    running.echo.act = lambda _text: asyncio.Event().wait()
+    answer = asyncio.ensure_future(refused(running.call("UnaryStream")))
+    await asyncio.wait_for(running.echo.entered.wait(), 20)
+    await asyncio.wait_for(running.server.stop(0), 20)
+    assert await answer == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
+
+
+async def test_second_signal_ends_what_the_first_would_wait_for(running: Running) -> None:
+    running.echo.act = lambda _text: asyncio.Event().wait()
+    answer = asyncio.ensure_future(refused(running.call("UnaryStream")))
+    await asyncio.wait_for(running.echo.entered.wait(), 20)
+    serving = asyncio.ensure_future(running.server.serve_until_stopped())
+    running.server.request_stop()
+    running.server.request_stop()
+    await asyncio.wait_for(serving, 20)
+    assert await answer == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
+
+
+async def test_client_that_goes_away_while_the_service_ends_is_no_failure_of_the_service(running: Running) -> None:
+    running.echo.act = lambda _text: asyncio.Event().wait()
+    answer = asyncio.ensure_future(running.call("UnaryStream"))
+    await asyncio.wait_for(running.echo.entered.wait(), 20)
+    stopping = asyncio.ensure_future(running.server.stop(60))
+    answer.cancel()
+    await asyncio.wait_for(stopping, 20)
+    assert running.server.drain.running == 0
+
+
+async def test_silently_cut_link_ends_open_streams_long_before_their_deadline(running: Running) -> None:
+    running.echo.act = lambda _text: asyncio.Event().wait()
+    async with Link(running.server.port).open() as link:
+        upstream = UpstreamSettings(target=f"127.0.0.1:{link.port}", server_name="chat.public.redoma")
+        async with open_channel(upstream, running.pki.tls("public", "edge"), 1 << 20) as channel:
+            answer = asyncio.ensure_future(running.call("UnaryStream", timeout_s=120, channel=channel))
+            await asyncio.wait_for(running.echo.entered.wait(), 20)
+            link.cut()
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                # The promise is 3 s. After 15 s the pings of the server would end it, whatever the client does.
+                await asyncio.wait_for(answer, 10)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_what_is_said_is_not_on_the_wire_in_clear(running: Running) -> None:
+    async with Link(running.server.port).open() as link:
+        upstream = UpstreamSettings(target=f"127.0.0.1:{link.port}", server_name="chat.public.redoma")
+        async with open_channel(upstream, running.pki.tls("public", "edge"), 1 << 20) as channel:
+            assert await running.call("UnaryUnary", "between us", channel=channel) == ["between us"]
+    assert len(link.carried) > 1_000
+    assert b"between us" not in link.carried
 
 
 async def test_health_is_not_serving_until_told(running: Running) -> None:

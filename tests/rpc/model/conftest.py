@@ -37,6 +37,7 @@ class Service:
     channel: grpc.aio.Channel
     stub: ModelServiceStub
     pki: TestPki
+    telemetry: Telemetry
 
     def metadata(self, **claims: object) -> tuple[tuple[str, str], ...]:
         return self.pki.metadata(["chat", "model"], **claims)
@@ -110,7 +111,7 @@ def serve(pki: TestPki) -> Serve:
         try:
             if ready:
                 await server.become_ready()
-            yield Service(server, channel, ModelServiceStub(channel), pki)
+            yield Service(server, channel, ModelServiceStub(channel), pki, telemetry)
         finally:
             await channel.close()
             await server.grpc.stop(0)

@@ -116,6 +116,23 @@ async def test_reader_too_slow_ends_with_a_status_and_frees_the_slot(serve: Serv
     assert (code, info.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "READER_TOO_SLOW")
 
 
+async def test_status_for_a_peer_that_never_reads_does_not_hold_its_call_forever(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("redoma_kit.interceptors.errors.ABORT_WAIT_S", 0.1)
+    backend = FakeBackend(context_tokens=200_000, cells=200_000)
+    async with serve(loader(backend), max_undelivered_tokens=64) as service:
+        call = service.generate("On.", sampling={"ignore_eos": True, "logprobs": True, "top_logprobs": 20})
+        await call.initial_metadata()
+        await idle(service)
+        labels = {"method": "/redoma.model.v1.ModelService/Generate"}
+        async with asyncio.timeout(60):
+            # The gauge counts a call until its status is out, which is after the drain has forgotten it.
+            while service.telemetry.registry.get_sample_value("redoma_calls_running", labels):  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+        call.cancel()
+
+
 async def test_lagging_reader_gets_several_tokens_in_one_delta(fake_service: Service) -> None:
     generation = await fake_service.server.model.generate(
         [Message(Role.USER, "On.")], {"max_output_tokens": 30, "ignore_eos": True}, False, False

@@ -69,3 +69,42 @@ async def test_broken_constraint_reaches_the_store(tmp_path: Path) -> None:
         async with database.transaction() as session:
             await session.execute(text("insert into t values (1), (1)"))
     await database.close()
+
+
+async def test_removed_file_is_unavailable_until_it_is_back_and_nothing_goes_into_the_void(tmp_path: Path) -> None:
+    file, away = tmp_path / "a.db", tmp_path / "away.db"
+    database = Database(f"sqlite+aiosqlite:///{file}", structlog.get_logger())
+    async with database.transaction() as session:
+        await session.execute(text("create table t (x integer)"))
+    with sqlite3.connect(file) as checkpointed:
+        checkpointed.execute("pragma wal_checkpoint(truncate)")
+    checkpointed.close()
+    file.rename(away)
+    for _ in range(2):
+        with pytest.raises(StorageUnavailable):
+            async with database.transaction() as session:
+                await session.execute(text("insert into t values (1)"))
+    assert not file.exists()
+    away.rename(file)
+    async with database.transaction() as session:
+        await session.execute(text("insert into t values (2)"))
+    await database.close()
+    with sqlite3.connect(file) as reader:
+        assert reader.execute("select x from t").fetchall() == [(2,)]
+    reader.close()
+
+
+async def test_replaced_file_is_the_one_that_is_used(tmp_path: Path) -> None:
+    file, backup = tmp_path / "a.db", tmp_path / "backup.db"
+    for name, number in ((file, 1), (backup, 2)):
+        with sqlite3.connect(name) as writer:
+            writer.execute("create table t (x integer)")
+            writer.execute(f"insert into t values ({number})")
+        writer.close()
+    database = Database(f"sqlite+aiosqlite:///{file}", structlog.get_logger())
+    async with database.transaction() as session:
+        assert (await session.execute(text("select x from t"))).scalar_one() == 1
+    backup.rename(file)
+    async with database.transaction() as session:
+        assert (await session.execute(text("select x from t"))).scalar_one() == 2
+    await database.close()

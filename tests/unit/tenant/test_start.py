@@ -14,9 +14,9 @@ from sqlalchemy import Connection, text
 
 from redoma_kit.database import Database
 from redoma_kit.identity import IdentityVerifier
-from redoma_tenant.__main__ import main
 from redoma_tenant.errors import CannotStart
 from redoma_tenant.identity import IdentityMinter, Principal, load_signing_key
+from redoma_tenant.process import run
 from redoma_tenant.server import utc_now
 from redoma_tenant.store.schema import METADATA
 from redoma_tenant.store.upgrade import upgrade
@@ -110,7 +110,7 @@ def test_print_config_hides_the_databases_password(
     )
     monkeypatch.setattr("sys.argv", ["redoma-tenant", "--config", str(config), "--print-config"])
     with pytest.raises(SystemExit) as raised:
-        main()
+        run()
     assert raised.value.code == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["database_url"] == "postgresql+asyncpg://redoma:***@db/redoma"

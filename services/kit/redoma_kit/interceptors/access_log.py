@@ -8,9 +8,7 @@ from contextlib import asynccontextmanager
 import structlog
 
 from redoma_kit.interceptors.pipeline import Call
-from redoma_kit.policy import HEALTH_CHECK, HEALTH_WATCH
-
-QUIET = frozenset({HEALTH_CHECK, HEALTH_WATCH})
+from redoma_kit.policy import PROBES
 
 
 class AccessLog:
@@ -31,7 +29,7 @@ class AccessLog:
             code = call.failure.code.name if call.failure else "UNKNOWN"
             raise
         finally:
-            write = self._log.debug if call.method in QUIET else self._log.info
+            write = self._log.debug if call.method in PROBES else self._log.info
             write(
                 "call",
                 method=call.method,

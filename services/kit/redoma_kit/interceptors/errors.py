@@ -10,6 +10,8 @@ import structlog
 from redoma_kit.errors import DomainError, ErrorTable, Failure, failure_of, internal_failure
 from redoma_kit.interceptors.pipeline import Call
 
+# How long a status may wait for a peer to read what was sent before it.
+ABORT_WAIT_S = 30.0
 ExtraTrailers = Callable[[Call, Failure], tuple[tuple[str, str | bytes], ...]]
 
 
@@ -55,4 +57,9 @@ class Errors:
     async def _abort(self, call: Call, failure: Failure) -> None:
         call.failure = failure
         trailers = (*failure.trailing_metadata(), *self._extra_trailers(call, failure))
-        await call.context.abort(failure.code, failure.message, trailers)
+        try:
+            async with asyncio.timeout(ABORT_WAIT_S):
+                await call.context.abort(failure.code, failure.message, trailers)
+        except TimeoutError:
+            # A status waits behind what was written before. Whoever does not read that gets a reset.
+            raise asyncio.CancelledError from None

@@ -8,6 +8,7 @@ from opentelemetry import trace
 from opentelemetry.propagate import extract
 
 from redoma_kit.interceptors.pipeline import Call
+from redoma_kit.policy import PROBES
 from redoma_kit.telemetry import Telemetry
 
 CALL_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -48,13 +49,16 @@ class Measurements:
 
 
 class Tracing:
-    """Opens a span a call, as a child of the caller's."""
+    """Opens a span a call, as a child of the caller's; none for health probes."""
 
     def __init__(self, telemetry: Telemetry) -> None:
         self._tracer = telemetry.tracer
 
     @asynccontextmanager
     async def __call__(self, call: Call) -> AsyncIterator[None]:
+        if call.method in PROBES:
+            yield
+            return
         carrier = {key: value for key, value in call.context.invocation_metadata() or () if isinstance(value, str)}
         service, _, method = call.method.removeprefix("/").partition("/")
         with self._tracer.start_as_current_span(
