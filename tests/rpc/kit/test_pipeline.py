@@ -106,15 +106,20 @@ class Running:
             yield request
 
         if kind == "UnaryStream":
-            return [
-                r.value async for r in use.unary_stream(path, *codec)(request, metadata=metadata, timeout=timeout_s)
-            ]
+            return await self._all(use.unary_stream(path, *codec)(request, metadata=metadata, timeout=timeout_s))
         if kind == "StreamUnary":
             return [(await use.stream_unary(path, *codec)(requests(), metadata=metadata, timeout=timeout_s)).value]
         if kind == "StreamStream":
-            echoes = use.stream_stream(path, *codec)(requests(), metadata=metadata, timeout=timeout_s)
-            return [echo.value async for echo in echoes]
+            return await self._all(use.stream_stream(path, *codec)(requests(), metadata=metadata, timeout=timeout_s))
         return [(await use.unary_unary(path, *codec)(request, metadata=metadata, timeout=timeout_s)).value]
+
+    @staticmethod
+    async def _all(responses: Any) -> list[str]:
+        try:
+            return [response.value async for response in responses]
+        finally:
+            # A task that is cancelled between two messages leaves its call as it is.
+            responses.cancel()
 
     def open(self, site: str, service: str) -> grpc.aio.Channel:
         """Opens a channel as another service."""
