@@ -7,7 +7,7 @@ import structlog
 
 from redoma_chat.server import ChatServer
 from redoma_chat.settings import ChatSettings
-from redoma_chat.store import SchemaNotReady
+from redoma_kit.database import SchemaNotReady
 from redoma_kit.errors import StorageUnavailable
 from redoma_kit.logs import configure_logs
 from redoma_kit.server import AddressInUse

@@ -87,7 +87,7 @@ class ChatServer:
             AddressInUse: The address can't be bound.
             OSError: A file of the service's identity can't be read.
         """
-        await self._store.upgrade(MIGRATIONS)
+        await self._database.upgrade(MIGRATIONS)
         interrupted = await self._store.interrupt_streaming(self._now_us())
         if interrupted:
             self._log.warning("answers of a process that died are partial now", answers=interrupted)

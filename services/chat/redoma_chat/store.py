@@ -5,11 +5,10 @@ reader of an older state overwrites a newer one.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, cast
 
 from sqlalchemy import ColumnElement, CursorResult, and_, delete, exists, func, insert, literal, or_, select, update
-from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from redoma_chat.branch import BranchEntry
@@ -40,27 +39,11 @@ UPDATABLE = {
 CONTENTS_A_QUERY = 500
 
 
-class SchemaNotReady(Exception):
-    """The database can't be opened or brought up to date; the message says why, for the operator."""
-
-
 class SqlStore:
     """What keeps conversations, answers and branches. Every method may raise StorageUnavailable."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-
-    async def upgrade(self, migrations: Path) -> None:
-        """Brings the schema up to date.
-
-        Raises:
-            SchemaNotReady: It can't be.
-        """
-        try:
-            await self._database.upgrade(migrations)
-        except SQLAlchemyError as error:
-            cause = error.orig if isinstance(error, DBAPIError) else error
-            raise SchemaNotReady(f"The database can't be used: {cause}.") from error
 
     async def create_conversation(self, owner: Owner, conversation: Conversation, request_id: str) -> Conversation:
         """Saves a conversation, or gives the one that the same request id made before."""

@@ -8,14 +8,19 @@ from typing import Any
 import structlog
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 from sqlalchemy import Connection, event, make_url
-from sqlalchemy.exc import DataError, DBAPIError, DisconnectionError, IntegrityError, ProgrammingError
+from sqlalchemy.exc import DataError, DBAPIError, DisconnectionError, IntegrityError, ProgrammingError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
 from redoma_kit.errors import StorageUnavailable
 
 BUSY_TIMEOUT_MS = 5_000
+
+
+class SchemaNotReady(Exception):
+    """The database can't be opened or brought up to date; the message says why, for the operator."""
 
 
 class Database:
@@ -58,7 +63,11 @@ class Database:
             raise StorageUnavailable() from None
 
     async def upgrade(self, migrations: Path) -> None:
-        """Brings the schema to the newest revision under `migrations`, an Alembic script folder."""
+        """Brings the schema to the newest revision under `migrations`, an Alembic script folder.
+
+        Raises:
+            SchemaNotReady: The database can't be opened, or is of a newer release.
+        """
 
         def run(connection: Connection) -> None:
             config = Config()
@@ -66,8 +75,13 @@ class Database:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
 
-        async with self._engine.begin() as connection:
-            await connection.run_sync(run)
+        try:
+            async with self._engine.begin() as connection:
+                await connection.run_sync(run)
+        except (SQLAlchemyError, CommandError, OSError) as error:
+            cause = error.orig if isinstance(error, DBAPIError) else error
+            url = self._engine.url.render_as_string(hide_password=True)
+            raise SchemaNotReady(f"The database {url} can't be brought up to date: {cause}.") from error
 
     async def close(self) -> None:
         """Closes all connections."""

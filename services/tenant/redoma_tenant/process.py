@@ -3,6 +3,7 @@
 import asyncio
 import sys
 
+from redoma_kit.database import SchemaNotReady
 from redoma_kit.logs import configure_logs
 from redoma_kit.server import AddressInUse
 from redoma_kit.settings import settings_from_command_line
@@ -18,6 +19,7 @@ async def serve(settings: TenantSettings) -> None:
 
     Raises:
         CannotStart: Something the service needs can't be used.
+        SchemaNotReady: The database can't be brought up to date.
         AddressInUse: The address can't be bound.
         OSError: A file of the service's identity can't be read.
     """
@@ -33,5 +35,5 @@ def run() -> None:
     )
     try:
         asyncio.run(serve(settings))
-    except (CannotStart, AddressInUse, OSError) as error:
+    except (CannotStart, SchemaNotReady, AddressInUse, OSError) as error:
         sys.exit(f"{PROG}: {error}")

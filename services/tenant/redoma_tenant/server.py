@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 
 import structlog
 from envoy.service.auth.v3 import external_auth_pb2_grpc
@@ -25,10 +26,10 @@ from redoma_tenant.servicers.tenants import TenantServicer
 from redoma_tenant.settings import TenantSettings
 from redoma_tenant.store.api_keys import SqlApiKeyStore
 from redoma_tenant.store.tenants import SqlTenantStore
-from redoma_tenant.store.upgrade import upgrade
 from redoma_tenant.tenants import Tenants
 
 SERVICE = "tenant"
+MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def utc_now() -> datetime:
@@ -75,11 +76,11 @@ class TenantServer:
         """Brings the schema up to date and begins to serve.
 
         Raises:
-            CannotStart: The database can't be reached or brought up to date.
+            SchemaNotReady: The database can't be reached or brought up to date.
             AddressInUse: The address can't be bound.
         """
         try:
-            await upgrade(self.database)
+            await self.database.upgrade(MIGRATIONS)
             await self.grpc.start()
         except BaseException:
             await self.database.close()

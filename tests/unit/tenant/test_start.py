@@ -12,14 +12,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from sqlalchemy import Connection, text
 
-from redoma_kit.database import Database
+from redoma_kit.database import Database, SchemaNotReady
 from redoma_kit.identity import IdentityVerifier
 from redoma_tenant.errors import CannotStart
 from redoma_tenant.identity import IdentityMinter, Principal, load_signing_key
 from redoma_tenant.process import run
-from redoma_tenant.server import utc_now
+from redoma_tenant.server import MIGRATIONS, utc_now
 from redoma_tenant.store.schema import METADATA
-from redoma_tenant.store.upgrade import upgrade
 from tests.conftest import TestPki
 
 
@@ -30,8 +29,8 @@ def database_in(folder: Path) -> Database:
 
 async def test_the_migrations_make_the_tables_that_the_code_expects(tmp_path: Path) -> None:
     database = database_in(tmp_path)
-    await upgrade(database)
-    await upgrade(database)
+    await database.upgrade(MIGRATIONS)
+    await database.upgrade(MIGRATIONS)
 
     def differences(connection: Connection) -> list[object]:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
@@ -46,7 +45,7 @@ async def test_the_migrations_make_the_tables_that_the_code_expects(tmp_path: Pa
 
 async def test_a_lookup_uses_an_index(tmp_path: Path) -> None:
     database = database_in(tmp_path)
-    await upgrade(database)
+    await database.upgrade(MIGRATIONS)
     query = "SELECT * FROM api_keys JOIN tenants ON tenants.id = tenant_id WHERE prefix = 'rdm_x7f2k9qa'"
     async with database.engine.connect() as connection:
         plan = [row.detail for row in await connection.execute(text(f"EXPLAIN QUERY PLAN {query}"))]
@@ -57,18 +56,20 @@ async def test_a_lookup_uses_an_index(tmp_path: Path) -> None:
 
 async def test_a_database_that_cant_be_opened_stops_the_start(tmp_path: Path) -> None:
     database = database_in(tmp_path / "missing")
-    with pytest.raises(CannotStart, match=r"tenant\.db can't be brought up to date: unable to open database file\.$"):
-        await upgrade(database)
+    with pytest.raises(
+        SchemaNotReady, match=r"tenant\.db can't be brought up to date: unable to open database file\.$"
+    ):
+        await database.upgrade(MIGRATIONS)
     await database.close()
 
 
 async def test_a_database_of_a_newer_release_stops_the_start(tmp_path: Path) -> None:
     database = database_in(tmp_path)
-    await upgrade(database)
+    await database.upgrade(MIGRATIONS)
     async with database.engine.begin() as connection:
         await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(CannotStart, match="9999"):
-        await upgrade(database)
+    with pytest.raises(SchemaNotReady, match="9999"):
+        await database.upgrade(MIGRATIONS)
     await database.close()
 
 
