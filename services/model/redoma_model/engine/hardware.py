@@ -9,8 +9,8 @@ _CGROUP = Path("/sys/fs/cgroup")
 _CPUS = Path("/sys/devices/system/cpu")
 # What a request uses of its context window on average, for sizing the KV cache.
 ORDINARY_TOKENS = 2_048
-# Some 50 us: longer than threads of one step wait for each other on cores of their own.
-SPIN_COUNT = "3000"
+# Some 15 us: about what the threads of one step wait for each other on cores of their own.
+SPIN_COUNT = "1000"
 # The part of the free memory that the KV cache may take when it sizes itself.
 MEMORY_SHARE = 0.25
 
