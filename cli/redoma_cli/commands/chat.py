@@ -20,6 +20,7 @@ from redoma_cli.context import CommandContext, make_context
 from redoma_cli.conversation import ConversationSession, Piece
 from redoma_cli.errors import CliError
 from redoma_cli.local.home import PRIVATE_DIRECTORY, write_private
+from redoma_cli.wrapping import WordWrap
 
 HELP = """\
 [bold]/new[/]        begin a new conversation
@@ -32,6 +33,7 @@ HELP = """\
 Ctrl-C stops an answer; what came is kept. A line that ends with \\ goes on in the next."""
 SHOWN_CONVERSATIONS = 20
 CONTINUATION = "\\"
+THOUGHT_STYLE = "dim italic"
 
 ReadLine = Callable[[str], str]
 
@@ -149,29 +151,35 @@ class ChatTerminal:
 
     def _stream(self, pieces: Generator[Piece]) -> None:
         thinking = False
+        wrap = WordWrap(self._out.width) if self._out.is_terminal else None
         try:
             for piece in pieces:
                 if piece.dropped_messages:
                     self._out.print(f"[dim]The model no longer sees the {piece.dropped_messages} oldest messages.[/]")
                 if piece.reasoning:
-                    self._write(piece.reasoning, "dim italic")
+                    self._write(wrap.feed(piece.reasoning) if wrap else piece.reasoning, THOUGHT_STYLE)
                     thinking = True
                 if piece.text:
                     if thinking:
-                        self._out.print("\n")
+                        self._write(wrap.feed("\n\n") if wrap else "\n\n", THOUGHT_STYLE)
                         thinking = False
-                    self._write(piece.text, None)
+                    self._write(wrap.feed(piece.text) if wrap else piece.text, None)
+            stopped = False
         except KeyboardInterrupt:
+            stopped = True
+        finally:
+            if wrap:
+                self._write(wrap.flush(), THOUGHT_STYLE if thinking else None)
+            pieces.close()
+        if stopped:
             self._out.print("\n[dim]Stopped; /continue goes on.[/]")
             return
-        finally:
-            pieces.close()
         self._out.print()
         if self._session.can_continue:
             self._out.print("[dim]The answer was cut at its limit; /continue goes on.[/]")
 
     def _write(self, text: str, style: str | None) -> None:
-        self._out.print(text, end="", markup=False, style=style)
+        self._out.print(text, end="", markup=False, style=style, soft_wrap=True)
         self._out.file.flush()
 
     def _list(self) -> None:

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from redoma_cli.local.home import PRIVATE_DIRECTORY, write_private
+from redoma_kit import policy
 
 CA_LIFETIME = timedelta(days=3650)
 LEAF_LIFETIME = timedelta(days=397)
@@ -58,7 +59,7 @@ def server_name(service: str) -> str:
 
 def spiffe_id(service: str) -> str:
     """The URI name in a service's certificate, which its callers and its servers check."""
-    return f"spiffe://redoma/{SITES[service]}/{service}"
+    return policy.spiffe_id(SITES[service], service)
 
 
 class DevelopmentAuthority:

@@ -94,7 +94,7 @@ def test_failed_step_leaves_no_stamp_so_that_it_is_done_again(copy: Path) -> Non
 
 
 def test_unreachable_index_is_told_as_that(copy: Path) -> None:
-    done = install(copy, PIP_INDEX_URL="http://127.0.0.1:1/simple", PIP_RETRIES="1")
+    done = install(copy, PIP_INDEX_URL="http://127.0.0.1:1/", PIP_RETRIES="1")
     assert done.returncode == 1
     assert "The package index can't be reached" in done.stderr
     assert "PIP_INDEX_URL" in done.stderr
