@@ -1,44 +1,19 @@
 """What the edge offers to the world, read from the descriptors: methods, their REST paths, and who serves them."""
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from google.api import annotations_pb2, http_pb2
 from google.protobuf import descriptor_pb2
-from google.protobuf.descriptor import FileDescriptor, MethodDescriptor, ServiceDescriptor
+from google.protobuf.descriptor import FileDescriptor, ServiceDescriptor
 from google.rpc import error_details_pb2
 
 from redoma.chat.v1 import conversation_pb2, message_pb2, openai_pb2
 from redoma.tenant.v1 import api_key_pb2, tenant_pb2
+from redoma_kit.rest import RestPath, method_path, rest_paths
 
 CHAT, TENANT = "chat", "tenant"
 # Between services only.
 NEVER_ROUTED = frozenset({"/redoma.tenant.v1.TenantService/GetContentChecks"})
-
-
-@dataclass(frozen=True, slots=True)
-class RestRule:
-    """One REST path of a method.
-
-    Attributes:
-        verb: The HTTP method.
-        template: The path, with `{field}` for a segment.
-    """
-
-    verb: str
-    template: str
-
-    @property
-    def literal(self) -> bool:
-        """Whether the path has no variable part."""
-        return "{" not in self.template
-
-    @property
-    def regex(self) -> str:
-        """An RE2 expression for the whole path."""
-        parts = re.split(r"\{[^}]*\}", self.template)
-        return "[^/]+".join(re.escape(part) for part in parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +28,7 @@ class EdgeMethod:
 
     path: str
     cluster: str
-    rest: tuple[RestRule, ...]
+    rest: tuple[RestPath, ...]
 
 
 def routed_services() -> tuple[tuple[ServiceDescriptor, str], ...]:
@@ -75,10 +50,10 @@ def openai_service() -> ServiceDescriptor:
 def edge_methods() -> tuple[EdgeMethod, ...]:
     """Gives every method that the edge lets in."""
     return tuple(
-        EdgeMethod(path, cluster, tuple(_rest_rules(method)))
+        EdgeMethod(path, cluster, tuple(rest_paths(method)))
         for service, cluster in routed_services()
         for method in service.methods
-        if (path := f"/{service.full_name}/{method.name}") not in NEVER_ROUTED
+        if (path := method_path(method)) not in NEVER_ROUTED
     )
 
 
@@ -98,14 +73,3 @@ def transcoder_descriptors() -> bytes:
     for file in seen.values():
         file.CopyToProto(descriptors.file.add())
     return descriptors.SerializeToString(deterministic=True)
-
-
-def _rest_rules(method: MethodDescriptor) -> Iterable[RestRule]:
-    options = method.GetOptions()
-    if not options.HasExtension(annotations_pb2.http):
-        return
-    rule: http_pb2.HttpRule = options.Extensions[annotations_pb2.http]
-    for binding in (rule, *rule.additional_bindings):
-        verb = binding.WhichOneof("pattern")
-        if verb is not None and verb != "custom":
-            yield RestRule(verb.upper(), getattr(binding, verb))

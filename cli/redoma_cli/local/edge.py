@@ -11,11 +11,12 @@ from typing import Any
 import grpc
 
 from redoma.common.v1.error_reason_pb2 import ErrorReason
-from redoma_cli.local.api import CHAT, TENANT, RestRule, edge_methods, openai_service, transcoder_descriptors
+from redoma_cli.local.api import CHAT, TENANT, edge_methods, openai_service, transcoder_descriptors
 from redoma_cli.local.pki import IdentityFiles
 from redoma_cli.local.ports import LOOPBACK
 from redoma_cli.local.upstreams import BUFFER_BYTES, MODEL, Config, clusters, type_url
 from redoma_kit.errors import Failure, reason_name
+from redoma_kit.rest import RestPath
 
 MAX_REQUEST_BYTES = 4 << 20
 # The service ends a stream at the limit with a status that says why; the edge cuts one that did not end a little later.
@@ -329,7 +330,7 @@ def _routes(settings: EdgeSettings) -> list[Config]:
     return routes
 
 
-def _rest_path(rule: RestRule) -> Config:
+def _rest_path(rule: RestPath) -> Config:
     return {"path": rule.template} if rule.literal else {"safe_regex": {"regex": rule.regex}}
 
 

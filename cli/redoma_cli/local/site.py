@@ -1,14 +1,11 @@
 """Turns what a person chose into a site's configuration: a settings file and a command for each process."""
 
-import hashlib
 import importlib.util
 import json
 import math
 import os
 import re
-import secrets
 import shutil
-import string
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,14 +21,13 @@ from redoma_cli.local.ports import LOOPBACK, choose_ports
 from redoma_cli.local.process import PidFile
 from redoma_cli.local.stop import ADMIN_SOCKET
 from redoma_cli.local.weights import Weights, choose_weights
+from redoma_kit.api_key import digest_of, new_key
 
 SERVICES = ("tenant", "model", "chat")
 DEFAULT_MAX_STREAM_S = 600.0
 LONGEST_MAX_STREAM_S = 86_400.0
 LEAST_FREE_DISK_BYTES = 200 << 20
 MOST_EDGE_WORKERS = 2
-KEY_PREFIX_CHARACTERS = string.ascii_lowercase + string.digits
-KEY_PREFIX_LENGTH, KEY_SECRET_BYTES = 8, 32
 TRUE_WORDS, FALSE_WORDS = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
 # What a service may need of the environment besides its own settings: where programs, libraries and devices are.
 INHERITED = re.compile(
@@ -117,8 +113,7 @@ def admin_key(demo: Demo | None) -> str:
     """Gives the first administrator's key: the one in demo.json, which is the only place it lies in, else a new one."""
     if demo is not None and demo.admin_key:
         return demo.admin_key
-    prefix = "".join(secrets.choice(KEY_PREFIX_CHARACTERS) for _ in range(KEY_PREFIX_LENGTH))
-    return f"rdm_{prefix}_{secrets.token_urlsafe(KEY_SECRET_BYTES)}"
+    return new_key()
 
 
 def prepare_site(
@@ -132,7 +127,7 @@ def prepare_site(
     """
     authority.ensure()
     hash_file = home.config / "admin.sha256"
-    write_private(hash_file, hashlib.sha256(first_admin_key.encode()).hexdigest().encode() + b"\n")
+    write_private(hash_file, digest_of(first_admin_key).encode() + b"\n")
     ports = choose_ports(
         SERVICES,
         home.config / "ports.json",

@@ -1,19 +1,13 @@
-"""API keys: their form, what is kept of them, and what can be done with them.
+"""API keys: what is kept of them, and what can be done with them."""
 
-A key is `rdm_<prefix>_<secret>`: the prefix may be shown and finds the key, the secret has 256 bits. Only the SHA-256
-of the whole key is kept, which is enough because a key is random and not a person's password.
-"""
-
-import hashlib
-import re
 import secrets
-import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Protocol
 
+from redoma_kit.api_key import digest_of, new_key, prefix_of
 from redoma_kit.errors import InvalidField, ResourceNotFound
 from redoma_kit.pages import Position, page_position, page_size, page_token
 from redoma_tenant.names import api_key_name, check_display_name
@@ -24,11 +18,6 @@ GENERATE = "generate"
 CONVERSATIONS = "conversations"
 DEFAULT_SCOPES = (GENERATE, CONVERSATIONS)
 KEY_SCOPES = (GENERATE, CONVERSATIONS, TENANT_ADMIN)
-
-PREFIX_ALPHABET = string.ascii_lowercase + string.digits
-PREFIX_CHARACTERS = 8
-SECRET_BYTES = 32
-KEY = re.compile(r"(rdm_[a-z0-9]{8})_[A-Za-z0-9_-]{43}")
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
@@ -120,23 +109,6 @@ class ApiKeyStore(Protocol):
         """Revokes a key unless it is revoked, and gives it as it is then; None if there is none."""
 
 
-def prefix_of(key: str) -> str | None:
-    """Gives the part of a key that may be shown; None if it hasn't the form of a key."""
-    match = KEY.fullmatch(key)
-    return None if match is None else match[1]
-
-
-def digest_of(key: str) -> str:
-    """Gives the SHA-256 of a whole key, in hex."""
-    return hashlib.sha256(key.encode()).hexdigest()
-
-
-def new_key() -> str:
-    """Makes a key."""
-    prefix = "".join(secrets.choice(PREFIX_ALPHABET) for _ in range(PREFIX_CHARACTERS))
-    return f"rdm_{prefix}_{secrets.token_urlsafe(SECRET_BYTES)}"
-
-
 class ApiKeys:
     """What a tenant's administrators do with its keys."""
 
@@ -161,7 +133,7 @@ class ApiKeys:
                 tenant=tenant,
                 id=secrets.token_hex(8),
                 display_name=settings.display_name,
-                prefix=key[: len("rdm_") + PREFIX_CHARACTERS],
+                prefix=prefix_of(key) or "",
                 scopes=settings.scopes,
                 expire_time=settings.expire_time,
                 create_time=now,

@@ -8,9 +8,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
+from redoma_kit.api_key import digest_of, prefix_of
 from redoma_kit.errors import CredentialInvalid
 from redoma_kit.identity import PLATFORM_ADMIN
-from redoma_tenant.api_keys import ApiKey, ApiKeyState, digest_of, prefix_of
+from redoma_tenant.api_keys import ApiKey, ApiKeyState
 from redoma_tenant.errors import CannotStart, CredentialExpired, CredentialRevoked, TenantDisabled
 from redoma_tenant.identity import Principal
 from redoma_tenant.tenants import DEFAULT_WEIGHT, TenantState

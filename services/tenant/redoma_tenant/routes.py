@@ -9,8 +9,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-VARIABLE = re.compile(r"\{[^{}=]+(?:=([^{}]*))?\}")
-WILDCARD = re.compile(r"\*\*|\*")
+from redoma_kit.rest import RestPath
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,23 +29,14 @@ class Route:
     wanted_scope: str
 
 
-@dataclass(frozen=True, slots=True)
-class RestPath:
-    """A REST path of a method; `template` is a google.api.http path, `verb` upper case."""
-
-    verb: str
-    template: str
-    route: Route
-
-
 class RouteTable:
     """Resolves gRPC paths exactly and REST paths by their templates, the first match first."""
 
     __slots__ = ("_by_method", "_rest")
 
-    def __init__(self, routes: Iterable[Route], rest: Iterable[RestPath]) -> None:
+    def __init__(self, routes: Iterable[Route], rest: Iterable[tuple[RestPath, Route]]) -> None:
         self._by_method = {route.method: route for route in routes}
-        self._rest = tuple((path.verb, template_pattern(path.template), path.route) for path in rest)
+        self._rest = tuple((path.verb, re.compile(path.regex), route) for path, route in rest)
 
     def resolve(self, verb: str, path: str) -> Route | None:
         """Gives the route of a request, or None; `path` may carry a query."""
@@ -58,13 +48,3 @@ class RouteTable:
             if rest_verb == verb and pattern.fullmatch(path):
                 return rest_route
         return None
-
-
-def template_pattern(template: str) -> re.Pattern[str]:
-    """Gives the pattern of a google.api.http path: `*` and a bare variable are one segment, `**` is one or more."""
-    plain = VARIABLE.sub(lambda match: match[1] or "*", template)
-    pieces, end = [], 0
-    for wildcard in WILDCARD.finditer(plain):
-        pieces += [re.escape(plain[end : wildcard.start()]), "[^/]+(?:/[^/]+)*" if wildcard[0] == "**" else "[^/]+"]
-        end = wildcard.end()
-    return re.compile("".join((*pieces, re.escape(plain[end:]))))

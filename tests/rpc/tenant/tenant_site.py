@@ -18,10 +18,10 @@ from envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
 from google.rpc import error_details_pb2, status_pb2
 
 from redoma.tenant.v1 import api_key_pb2, api_key_pb2_grpc, tenant_pb2, tenant_pb2_grpc
+from redoma_kit.api_key import new_key
 from redoma_kit.channel import open_channel
 from redoma_kit.errors import STATUS_DETAILS_KEY, Failure, failure_from_status
 from redoma_kit.settings import UpstreamSettings
-from redoma_tenant.api_keys import new_key
 from redoma_tenant.server import TenantServer
 from redoma_tenant.settings import TenantSettings
 from tests.conftest import TestPki

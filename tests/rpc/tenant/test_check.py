@@ -9,8 +9,8 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from redoma.tenant.v1 import api_key_pb2, tenant_pb2
+from redoma_kit.api_key import new_key
 from redoma_kit.identity import IdentityVerifier
-from redoma_tenant.api_keys import new_key
 from tests.rpc.tenant.tenant_site import (
     API_KEYS,
     ASK,

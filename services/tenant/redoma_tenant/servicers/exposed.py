@@ -2,16 +2,16 @@
 
 from collections.abc import Iterator, Sequence
 
-from google.api import annotations_pb2, http_pb2
-from google.protobuf.descriptor import FileDescriptor, MethodDescriptor, ServiceDescriptor
+from google.protobuf.descriptor import FileDescriptor, ServiceDescriptor
 
 from redoma.chat.v1 import conversation_pb2, message_pb2, openai_pb2
 from redoma.tenant.v1 import api_key_pb2, tenant_pb2
 from redoma_kit.identity import PLATFORM_ADMIN
 from redoma_kit.policy import EDGE, Policy
+from redoma_kit.rest import RestPath, method_path, rest_paths
 from redoma_tenant.api_keys import CONVERSATIONS, GENERATE
 from redoma_tenant.policy import PLATFORM, TENANT_ADMIN
-from redoma_tenant.routes import RestPath, Route, RouteTable
+from redoma_tenant.routes import Route, RouteTable
 
 # chat passes its callers' identities on: to the model, and to this service for the content checks. Such an identity
 # carries generation scopes and is made for a method of chat's, so it administers nothing.
@@ -21,43 +21,27 @@ CHAT_SCOPES = frozenset({GENERATE, CONVERSATIONS})
 CHAT_FILES = (openai_pb2.DESCRIPTOR, conversation_pb2.DESCRIPTOR, message_pb2.DESCRIPTOR)
 TENANT_FILES = (tenant_pb2.DESCRIPTOR, api_key_pb2.DESCRIPTOR)
 OPENAI_SERVICE = "redoma.chat.v1.OpenAIService"
-VERBS = ("get", "put", "post", "delete", "patch")
 
 
 def edge_routes(policy: Policy) -> RouteTable:
     """Gives the routes to every method of chat, and to those of this service that `policy` opens to the edge."""
     routes: list[Route] = []
-    rest: list[RestPath] = []
+    rest: list[tuple[RestPath, Route]] = []
     for service in _services(CHAT_FILES):
         wanted = GENERATE if service.full_name == OPENAI_SERVICE else CONVERSATIONS
         for method in service.methods:
-            route = Route(_path(method), CHAT_AUDIENCE, CHAT_SCOPES, wanted)
+            route = Route(method_path(method), CHAT_AUDIENCE, CHAT_SCOPES, wanted)
             routes.append(route)
-            rest += _rest_paths(method, route)
+            rest += ((path, route) for path in rest_paths(method))
     for service in _services(TENANT_FILES):
         for method in service.methods:
-            rule = policy[_path(method)]
+            rule = policy[method_path(method)]
             if rule.peers & EDGE:
                 wanted = PLATFORM_ADMIN if rule.any_scope == PLATFORM else TENANT_ADMIN
-                routes.append(Route(_path(method), TENANT_AUDIENCE, rule.any_scope, wanted))
+                routes.append(Route(method_path(method), TENANT_AUDIENCE, rule.any_scope, wanted))
     return RouteTable(routes, rest)
 
 
 def _services(files: Sequence[FileDescriptor]) -> Iterator[ServiceDescriptor]:
     for file in files:
         yield from file.services_by_name.values()
-
-
-def _path(method: MethodDescriptor) -> str:
-    service: ServiceDescriptor = method.containing_service
-    return f"/{service.full_name}/{method.name}"
-
-
-def _rest_paths(method: MethodDescriptor, route: Route) -> Iterator[RestPath]:
-    options = method.GetOptions()
-    if options.HasExtension(annotations_pb2.http):
-        first: http_pb2.HttpRule = options.Extensions[annotations_pb2.http]
-        for rule in (first, *first.additional_bindings):
-            verb = rule.WhichOneof("pattern")
-            if verb in VERBS:
-                yield RestPath(verb.upper(), getattr(rule, verb), route)
