@@ -1,29 +1,38 @@
 """A model backend without a model: every byte is a token, and the prompt says what the answer is.
 
 A user message `say:hello` is answered with `hello`, one byte a token, then the end token; any other with an alphabet
-that never ends. It keeps the KV cache's books and refuses a step that doesn't fit them, so that an engine that loses
-count fails.
+that never ends, and that each adapter shifts. It keeps the KV cache's books, cell by cell: which token under which
+adapter, at which position, of whom. A step over cells that are not the sequence's own fails, so that an engine that
+loses count or reuses what it must not is caught.
 """
 
+import json
 import math
 import random
+import re
+import struct
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from redoma_model.engine.backend import (
+    AdapterFileError,
     BackendLoader,
     BadLogits,
     DecodeFailed,
+    GrammarError,
     ModelInfo,
-    OutOfCells,
     Progress,
     TokenLogprob,
 )
 from redoma_model.engine.batch import Chunk
+from redoma_model.engine.cells import OutOfCells
+from redoma_model.engine.lane import Lane
 from redoma_model.engine.sampling import Sampling
 from redoma_model.engine.template import FALLBACK_TEMPLATE
 
@@ -35,6 +44,91 @@ ENDS = frozenset({IM_END, END_OF_TEXT})
 USER_DEFINED = ("<|user|>",)
 ALPHABET = b"abcdefghijklmnopqrstuvwxyz "
 PATIENCE_S = 60.0
+EMBEDDING_SIZE = 8
+ADAPTER_MAGIC = b"FAKE-ADAPTER "
+# The one kind of grammar there is: a text, spelt as JSON spells it.
+_GRAMMAR = re.compile(r'root ::= ("(?:[^"\\]|\\.)*")\s*')
+_SAVED_CELL = struct.Struct("<iii")
+
+
+@dataclass(eq=False, slots=True)
+class FakeAdapter:
+    """Shifts the alphabet by `shift` letters."""
+
+    shift: int
+
+
+@dataclass(eq=False, slots=True)
+class Cell:
+    """One cell of the KV cache.
+
+    Attributes:
+        under: Which adapter computed it, by index in FakeBackend.computed_under.
+        owners: Ids of the sequences that hold it.
+    """
+
+    position: int
+    token: int
+    under: int
+    owners: set[int] = field(default_factory=set)
+
+
+class FakeCells:
+    """The books of the KV cache: a CellStore."""
+
+    def __init__(self, sequences: int, capacity: int) -> None:
+        self.sequences = sequences
+        self.capacity = capacity
+        # Cells in use: one that several sequences hold counts once.
+        self.used = 0
+        self._held: list[dict[int, Cell]] = [{} for _ in range(sequences)]
+
+    def held(self, sequence: int) -> dict[int, Cell]:
+        """Gives a sequence's cells by position."""
+        assert 0 <= sequence < self.sequences, f"no sequence {sequence}"
+        return self._held[sequence]
+
+    def add(self, sequence: int, cells: Sequence[Cell]) -> None:
+        """Gives new cells to a sequence.
+
+        Raises:
+            OutOfCells: They are more than are free; none was added.
+        """
+        if self.used + len(cells) > self.capacity:
+            raise OutOfCells
+        self.used += len(cells)
+        held = self.held(sequence)
+        for cell in cells:
+            assert cell.position not in held, f"sequence {sequence} holds position {cell.position} already"
+            cell.owners.add(sequence)
+            held[cell.position] = cell
+
+    def share(self, source: int, target: int, begin: int, end: int) -> None:
+        held = self.held(target)
+        for position, cell in self.held(source).items():
+            if begin <= position < end and source != target:
+                assert position not in held, f"sequence {target} holds position {position} already"
+                cell.owners.add(target)
+                held[position] = cell
+
+    def forget(self, sequence: int, begin: int = 0, end: int | None = None) -> None:
+        held = self.held(sequence)
+        for position in [one for one in held if begin <= one and (end is None or one < end)]:
+            cell = held.pop(position)
+            cell.owners.remove(sequence)
+            self.used -= not cell.owners
+
+    def save(self, sequence: int) -> bytes:
+        cells = self.held(sequence).values()
+        return b"".join(_SAVED_CELL.pack(cell.position, cell.token, cell.under) for cell in cells)
+
+    def restore(self, sequence: int, saved: bytes) -> None:
+        assert not self.held(sequence), f"sequence {sequence} is not empty"
+        self.add(sequence, [Cell(*values) for values in _SAVED_CELL.iter_unpack(saved)])
+
+    def span(self, sequence: int) -> range:
+        held = self.held(sequence)
+        return range(min(held), max(held) + 1) if held else range(0)
 
 
 class FakeSampler:
@@ -44,9 +138,15 @@ class FakeSampler:
         self.sampling = sampling
         self.random = random.Random(seed)
         self.seen: dict[int, int] = {}
+        # What the grammar leaves to say; None without one.
+        self.forced = grammar_text(sampling.grammar) if sampling.grammar else None
 
-    def pick(self, logits: NDArray[np.float32]) -> int:
+    def pick(self, logits: NDArray[np.float32], constrained: bool) -> int:
         """Picks a token."""
+        if self.forced is not None and constrained:
+            token, self.forced = (self.forced[0], self.forced[1:]) if self.forced else (IM_END, b"")
+            self.seen[token] = self.seen.get(token, 0) + 1
+            return token
         values = logits.astype(np.float64)
         for token, bias in self.sampling.logit_bias.items():
             values[token] = -math.inf if bias <= -100 else values[token] + bias
@@ -69,6 +169,7 @@ class FakeBackend:
         *,
         context_tokens: int = 512,
         slots: int = 4,
+        sequences: int = 64,
         cells: int = 2_048,
         chat_template: str = FALLBACK_TEMPLATE,
         certainty: float = 30.0,
@@ -81,7 +182,9 @@ class FakeBackend:
             quantization="F32",
             context_tokens=context_tokens,
             slots=slots,
+            sequences=sequences,
             cells=cells,
+            embedding_size=EMBEDDING_SIZE,
             vocabulary_size=VOCABULARY_SIZE,
             longest_token_bytes=max(map(len, SPECIAL)),
             chat_template=chat_template,
@@ -95,14 +198,28 @@ class FakeBackend:
         self.certainty = certainty
         # How long a step takes, as a model's does.
         self.step_s = step_s
-        self.cells: dict[int, int] = {}
+        self.cells = FakeCells(sequences, cells)
+        self.share = self.cells.share
+        self.forget = self.cells.forget
+        self.save = self.cells.save
+        self.restore = self.cells.restore
+        self.span = self.cells.span
+        # The adapters and scales that cells were computed under: Cell.under is an index.
+        self.computed_under: list[tuple[object | None, float]] = [(None, 1.0)]
+        self.adapters = 0
         self.samplers = 0
+        # Each step's slots, with how many tokens of each, and its lane.
         self.steps: list[list[tuple[int, int]]] = []
+        self.lanes: list[Lane] = []
         self.prompts: list[tuple[int, ...]] = []
         self.faults: list[Exception] = []
+        # Gets logits that are no number.
         self.bad_prompt: tuple[int, ...] | None = None
+        # Makes every step fail that it is in.
+        self.poison: tuple[int, ...] | None = None
         self.closed = False
         self._rows: list[NDArray[np.float32]] = []
+        self._pooled: list[NDArray[np.float32]] = []
         self._go = threading.Event()
         self._go.set()
         self._waiting = threading.Event()
@@ -154,43 +271,89 @@ class FakeBackend:
         assert isinstance(sampler, FakeSampler)
         self.samplers -= 1
 
-    def decode(self, chunks: Sequence[Chunk]) -> None:
+    def schema_grammar(self, schema: object) -> str:
+        if not isinstance(schema, dict):
+            raise GrammarError("A schema is an object.")
+        return f"root ::= {json.dumps(json.dumps(schema.get('const', {})))}"
+
+    def check_grammar(self, grammar: str) -> None:
+        grammar_text(grammar)
+
+    def load_adapter(self, path: Path) -> object:
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise AdapterFileError(f"{path} can't be read: {error.strerror}.") from error
+        magic, _, shift = content.partition(ADAPTER_MAGIC)
+        if magic or not shift.strip().isdigit():
+            raise AdapterFileError(f"{path} is not an adapter.")
+        self.adapters += 1
+        return FakeAdapter(int(shift))
+
+    def free_adapter(self, handle: object) -> None:
+        assert isinstance(handle, FakeAdapter)
+        self.adapters -= 1
+
+    def decode(self, chunks: Sequence[Chunk], lane: Lane) -> None:
         assert chunks, "an empty step"
         self._waiting.set()
         assert self._go.wait(PATIENCE_S), "nobody resumed"
         time.sleep(self.step_s)
         if self.faults:
             raise self.faults.pop(0)
-        if sum(self.cells.values()) + sum(chunk.count for chunk in chunks) > self._info.cells:
+        if self.cells.used + sum(chunk.count + len(chunk.drafts) for chunk in chunks) > self._info.cells:
             raise OutOfCells
-        self._rows = []
+        self._rows, self._pooled = [], []
         for chunk in chunks:
-            sequence = chunk.sequence
-            held = self.cells.get(sequence.slot, 0)
-            if held != sequence.computed or not 0 <= sequence.slot < self._info.slots:
-                raise DecodeFailed(f"slot {sequence.slot} holds {held} cells, not {sequence.computed}")
-            self.cells[sequence.slot] = held + chunk.count
-            if chunk.completes:
-                self._rows.append(self._logits(sequence.request.prompt, sequence.tokens))
+            if chunk.sequence.request.prompt == self.poison:
+                raise DecodeFailed("poison")
+            self._compute(chunk, lane)
         self.steps.append([(chunk.sequence.slot, chunk.count) for chunk in chunks])
+        self.lanes.append(lane)
 
-    def _logits(self, prompt: tuple[int, ...], tokens: list[int]) -> NDArray[np.float32]:
+    def _compute(self, chunk: Chunk, lane: Lane) -> None:
+        sequence, done = chunk.sequence, chunk.sequence.computed
+        assert 0 <= sequence.slot < self._info.sequences, f"{sequence.slot} is no slot"
+        assert chunk.completes or not chunk.drafts, "drafts before the sequence's last token"
+        under = self._under(lane)
+        held = self.cells.held(sequence.slot)
+        assert sorted(held) == list(range(done)), f"slot {sequence.slot} holds {self.span(sequence.slot)}, not {done}"
+        for position in range(done):
+            cell = held[position]
+            assert (cell.token, cell.under) == (sequence.tokens[position], under), f"cell {position} is another's"
+        tokens = [*sequence.tokens[done : done + chunk.count], *chunk.drafts]
+        self.cells.add(sequence.slot, [Cell(done + place, token, under) for place, token in enumerate(tokens)])
+        if lane.pooled:
+            self._pooled.append(sum_of_states(tokens, done, lane))
+        else:
+            answered = len(sequence.tokens) - len(sequence.request.prompt)
+            self._rows += [self._logits(sequence.request.prompt, answered + row, lane) for row in range(chunk.rows)]
+
+    def _under(self, lane: Lane) -> int:
+        key = (lane.adapter, lane.scale if lane.adapter is not None else 1.0)
+        if key not in self.computed_under:
+            self.computed_under.append(key)
+        return self.computed_under.index(key)
+
+    def _logits(self, prompt: tuple[int, ...], position: int, lane: Lane) -> NDArray[np.float32]:
         logits: NDArray[np.float32] = np.linspace(0, 1, VOCABULARY_SIZE, dtype=np.float32)
-        position = len(tokens) - len(prompt)
         answer = answer_to(prompt)
         if answer is None:
-            logits[ALPHABET[position % len(ALPHABET)]] += self.certainty
+            logits[ALPHABET[(position + _shift(lane)) % len(ALPHABET)]] += self.certainty
         else:
             logits[answer[position] if position < len(answer) else IM_END] += self.certainty
         if prompt == self.bad_prompt:
             logits[7] = math.nan
         return logits
 
-    def sample(self, sampler: object, row: int) -> int:
+    def pooled(self, place: int) -> NDArray[np.float32]:
+        return self._pooled[place]
+
+    def sample(self, sampler: object, row: int, constrained: bool = True) -> int:
         assert isinstance(sampler, FakeSampler)
         if np.isnan(self._rows[row]).any():
             raise BadLogits("not a number")
-        return sampler.pick(self._rows[row])
+        return sampler.pick(self._rows[row], constrained)
 
     def logprobs(self, row: int, token: int, top: int) -> TokenLogprob:
         logits = self._rows[row].astype(np.float64)
@@ -205,13 +368,37 @@ class FakeBackend:
 
     @property
     def held_cells(self) -> int:
-        return sum(self.cells.values())
-
-    def forget(self, slot: int) -> None:
-        self.cells.pop(slot, None)
+        """KV cells in use; one that several sequences hold counts once."""
+        return self.cells.used
 
     def close(self) -> None:
         self.closed = True
+
+
+def grammar_text(grammar: str) -> bytes:
+    """Gives the one text that a grammar allows.
+
+    Raises:
+        GrammarError: It is not of the form that is understood here.
+    """
+    found = _GRAMMAR.fullmatch(grammar)
+    if found is None:
+        raise GrammarError("The grammar is not one literal.")
+    text: str = json.loads(found[1])
+    return text.encode()
+
+
+def sum_of_states(tokens: Sequence[int], begin: int, lane: Lane) -> NDArray[np.float32]:
+    """Gives the sum of the hidden states of tokens at the positions from `begin` on, whatever else is computed."""
+    total: NDArray[np.float32] = np.zeros(EMBEDDING_SIZE, np.float32)
+    for place, token in enumerate(tokens):
+        angles = (token + 1) * np.arange(1, EMBEDDING_SIZE + 1, dtype=np.float32) + (begin + place) / 100
+        total += np.sin(angles + _shift(lane)).astype(np.float32)
+    return total
+
+
+def _shift(lane: Lane) -> int:
+    return lane.adapter.shift if isinstance(lane.adapter, FakeAdapter) else 0
 
 
 def answer_to(prompt: tuple[int, ...]) -> list[int] | None:

@@ -1,14 +1,27 @@
 """How settings become a loaded model. Importing it brings llama.cpp into the process."""
 
+from functools import partial
+
 from redoma_model.engine.backend import BackendLoader
-from redoma_model.engine.llama import LlamaOptions, load_llama
+from redoma_model.engine.llama import LlamaLoader
+from redoma_model.engine.llama_options import LlamaOptions
 from redoma_model.settings import ModelSettings
 
 
+class LlamaModels:
+    """Loads models with llama.cpp. Those of one file share its weights when the same LlamaModels loads them."""
+
+    def __init__(self) -> None:
+        self._loader = LlamaLoader()
+
+    def __call__(self, settings: ModelSettings) -> BackendLoader:
+        """Gives what loads the model of `settings`."""
+        return partial(self._loader.load, llama_options(settings))
+
+
 def llama_loader(settings: ModelSettings) -> BackendLoader:
-    """Gives what loads the model of `settings` with llama.cpp."""
-    options = llama_options(settings)
-    return lambda progress: load_llama(options, progress)
+    """Gives what loads the model of `settings`, with weights of its own."""
+    return LlamaModels()(settings)
 
 
 def llama_options(settings: ModelSettings) -> LlamaOptions:

@@ -1,15 +1,31 @@
 """Who may call the model service."""
 
-from redoma.model.v1 import model_pb2
-from redoma_kit.policy import CHAT, Policy, Rule
+from redoma_kit.identity import PLATFORM_ADMIN
+from redoma_kit.policy import CHAT, EDGE, Policy, Rule
 
+CALL_MAX_S = 30.0
+OPERATOR = frozenset({PLATFORM_ADMIN})
 # The identity was minted for the call that chat works on, not for this one.
 _GENERATE = Rule(peers=CHAT, all_scopes=frozenset({"generate"}), bound_method=False)
-_SERVICE = f"/{model_pb2.DESCRIPTOR.package}.ModelService"
 
 MODEL_POLICY: Policy = {
-    f"{_SERVICE}/Generate": _GENERATE,
-    f"{_SERVICE}/CountTokens": _GENERATE,
-    f"{_SERVICE}/ListModels": _GENERATE,
-    f"{_SERVICE}/GetModel": _GENERATE,
+    **{
+        f"/redoma.model.v1.ModelService/{method}": _GENERATE
+        for method in ("Generate", "CountTokens", "Embed", "ListModels", "GetModel")
+    },
+    **{
+        f"/redoma.model.v1.EngineService/{method}": Rule(peers=EDGE, all_scopes=OPERATOR, max_s=CALL_MAX_S)
+        for method in (
+            "GetEngineState",
+            "PurgeTenant",
+            "ListUsageRecords",
+            "SetModelAlias",
+            "DeleteModelAlias",
+        )
+    },
+    # They last as long as what they wait for: a reader, a file, requests that run.
+    **{
+        f"/redoma.model.v1.EngineService/{method}": Rule(peers=EDGE, all_scopes=OPERATOR)
+        for method in ("WatchEngine", "LoadModel", "UnloadModel", "LoadAdapter", "UnloadAdapter")
+    },
 }

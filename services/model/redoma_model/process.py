@@ -6,6 +6,7 @@ import sys
 
 import structlog
 
+from redoma_kit.errors import DomainError
 from redoma_kit.logs import configure_logs
 from redoma_kit.server import AddressInUse
 from redoma_kit.settings import settings_from_command_line
@@ -29,7 +30,7 @@ def run() -> None:
     log.info("settings", **settings.model_dump(mode="json"))
     try:
         asyncio.run(_serve(settings, log))
-    except (ModelFileError, AddressInUse, OSError) as error:
+    except (ModelFileError, DomainError, AddressInUse, OSError) as error:
         sys.exit(f"{PROG}: {error}")
     except Exception:
         log.exception("the engine died")
@@ -42,4 +43,4 @@ async def _serve(settings: ModelSettings, log: structlog.stdlib.BoundLogger) -> 
     share_cores(os.environ)
     from redoma_model.loading import llama_loader
 
-    await ModelServer(settings, llama_loader(settings), telemetry, log).run()
+    await ModelServer(settings, llama_loader, telemetry, log).run()

@@ -2,24 +2,49 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from redoma_model.engine.backend import ModelInfo
+from redoma_kit.errors import DomainError, InvalidField
+from redoma_model.adapters import Adapters
+from redoma_model.embedding import Embedded, EmbedInput, check_inputs, embed, tokens_of
+from redoma_model.engine.adapters import LoadedAdapter
+from redoma_model.engine.backend import Backend, ModelInfo
 from redoma_model.engine.engine import Engine
-from redoma_model.engine.prompt import PromptBuilder
+from redoma_model.engine.prompt import Prompt, PromptBuilder
 from redoma_model.engine.sampling import Sampling
 from redoma_model.engine.sequence import Request
 from redoma_model.engine.stream import Stream
 from redoma_model.engine.template import ChatTemplate, Message
-from redoma_model.errors import ModelFileError, ModelLoading, ModelNotFound
+from redoma_model.errors import AdapterNotFound, ModelFileError, ModelLoading
 from redoma_model.settings import SamplingSettings, default_sampling
+from redoma_model.structured_output import FIELD as FORM_FIELD
+from redoma_model.structured_output import ResponseForm, grammar_of
 
 # Room for the answer that shortening a prompt leaves when the request does not say how long the answer may be.
 ORDINARY_ANSWER_TOKENS = 512
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """For whom a request is computed, from the identity of its call.
+
+    Attributes:
+        weight: The tenant's share relative to others'.
+        token_id: The identity's `jti`.
+        adapter: What the request goes through; None is the base model.
+        deadline: When the caller gives up, monotonic seconds; None is never.
+    """
+
+    tenant: str
+    weight: int = 1
+    token_id: str = ""
+    adapter: LoadedAdapter | None = None
+    deadline: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +76,7 @@ class Generation:
 class _Loaded:
     card: Card
     prompts: PromptBuilder
+    backend: Backend
 
 
 class ServedModel:
@@ -63,25 +89,33 @@ class ServedModel:
         self,
         model_id: str,
         engine: Engine,
+        adapters: Adapters,
         sampling: SamplingSettings,
         workers: Executor,
+        public_prefixes: Sequence[str] = (),
         now: Callable[[], float] = time.time,
     ) -> None:
         self.id = model_id
-        self._engine = engine
+        self.engine = engine
+        self.adapters = adapters
         self._sampling = sampling
         self._workers = workers
+        self._public_prefixes = public_prefixes
         self._now = now
         self._loaded: _Loaded | None = None
         self._building = 0
+        self._calls = 0
+        self._unused = asyncio.Event()
+        self._unused.set()
 
     async def load(self) -> None:
-        """Waits for the engine and prepares the model's prompts and defaults.
+        """Waits for the engine, prepares the model's prompts and defaults, and loads its adapters.
 
         Raises:
             ModelFileError: The model can't be loaded, or its metadata holds nonsense.
+            MemoryInsufficient: It would not fit the memory that is free.
         """
-        backend = await self._engine.wait_loaded()
+        backend = await self.engine.wait_loaded()
         info = backend.info
         template = ChatTemplate(info.chat_template, info.bos_token, info.eos_token)
         sampling = default_sampling(f"{info.display_name} {self.id}", info.recommended, self._sampling)
@@ -89,24 +123,35 @@ class ServedModel:
             sampling.check(info.vocabulary_size)
         except Exception as error:
             raise ModelFileError(f"The sampling the model's metadata recommends is out of range: {error}") from error
+        await self.adapters.load_found()
+        prompts = PromptBuilder(info, backend, template)
+        await self._publish(prompts)
         card = Card(self.id, info, sampling, int(self._now()), template.reasons)
-        self._loaded = _Loaded(card, PromptBuilder(info, backend, template))
+        self._loaded = _Loaded(card, prompts, backend)
 
-    def card(self, allowed: Sequence[str], model_id: str = "") -> Card:
-        """Gives the model's card to a caller.
-
-        Args:
-            allowed: Ids of the models the caller may use; empty is all.
-            model_id: The model asked for; empty is this one.
+    def card(self) -> Card:
+        """Gives the model's card.
 
         Raises:
-            ModelNotFound: Another model is asked for, or the caller may not use this one.
             ModelLoading: It is not loaded.
         """
-        visible = not allowed or self.id in allowed
-        if not visible or model_id not in ("", self.id):
-            raise ModelNotFound(model_id or self.id, (self.id,) if visible else ())
         return self._ready().card
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keeps the model from being freed while a call works with it."""
+        self._calls += 1
+        self._unused.clear()
+        try:
+            yield
+        finally:
+            self._calls -= 1
+            if not self._calls:
+                self._unused.set()
+
+    async def wait_unused(self) -> None:
+        """Waits until no call works with it."""
+        await self._unused.wait()
 
     async def generate(
         self,
@@ -114,6 +159,8 @@ class ServedModel:
         sampling: Mapping[str, Any],
         continue_final: bool,
         drop_oldest: bool,
+        caller: Caller,
+        form: ResponseForm | None = None,
     ) -> Generation:
         """Accepts a request: builds its prompt and queues it. The caller cancels the stream it no longer reads.
 
@@ -122,6 +169,8 @@ class ServedModel:
             sampling: Fields of Sampling that the request gives; the others take the model's defaults.
             continue_final: The last message is left open.
             drop_oldest: Leave the oldest turns out when the prompt does not fit.
+            caller: For whom.
+            form: What the answer must be; None is any text.
 
         Raises:
             DomainError: The request is refused; errors.py lists the reasons.
@@ -129,19 +178,42 @@ class ServedModel:
         loaded = self._ready()
         options = replace(loaded.card.default_sampling, **sampling)
         options.check(loaded.card.info.vocabulary_size)
-        self._engine.check_room(self._building)
+        if form is not None and options.ignore_eos:
+            raise InvalidField(FORM_FIELD, "can't go with ignore_eos: the form says where the answer ends.")
         room_tokens = options.max_output_tokens or ORDINARY_ANSWER_TOKENS
-        self._building += 1
-        try:
-            prompt = await self._work(lambda: loaded.prompts.build(messages, continue_final, drop_oldest, room_tokens))
-        finally:
-            self._building -= 1
-        stream = self._engine.submit(Request(prompt.tokens, options, prompt.may_reason, prompt.in_reasoning))
+
+        def build() -> tuple[Prompt, str]:
+            grammar = "" if form is None else grammar_of(form, loaded.backend)
+            return loaded.prompts.build(messages, continue_final, drop_oldest, room_tokens), grammar
+
+        prompt, grammar = await self._build(caller.tenant, build)
+        request = Request(
+            prompt.tokens,
+            replace(options, grammar=grammar) if grammar else options,
+            prompt.may_reason,
+            prompt.in_reasoning,
+            **self._ownership(caller),
+        )
+        stream = self.engine.submit(request, caller.deadline)
         return Generation(stream, len(prompt.tokens), prompt.dropped_messages)
 
     def cancel(self, generation: Generation) -> None:
         """Frees what a request holds; harmless when it has ended."""
-        self._engine.cancel(generation.stream)
+        self.engine.cancel(generation.stream)
+
+    async def embed(self, inputs: Sequence[EmbedInput], caller: Caller) -> Embedded:
+        """Computes the embedding of each input, or of none.
+
+        Raises:
+            DomainError: The request is refused or fails; errors.py lists the reasons.
+        """
+        loaded = self._ready()
+        info = loaded.card.info
+        check_inputs(inputs)
+        texts = await self._build(caller.tenant, lambda: tokens_of(loaded.prompts, info, inputs))
+        owner = self._ownership(caller)
+        requests = [Request(tokens, loaded.card.default_sampling, pooled=True, **owner) for tokens in texts]
+        return await embed(self.engine, requests, info.slots, caller.deadline)
 
     async def count(self, messages: Sequence[Message], continue_final: bool) -> int:
         """Counts the tokens of a prompt.
@@ -152,10 +224,42 @@ class ServedModel:
         loaded = self._ready()
         return await self._work(lambda: loaded.prompts.count(messages, continue_final))
 
+    async def _publish(self, prompts: PromptBuilder) -> None:
+        """Computes the prefixes that all tenants share."""
+        for place, system in enumerate(self._public_prefixes):
+            try:
+                await self.engine.publish(prompts.system_prefix(system))
+            except (DomainError, ValueError) as error:
+                raise ModelFileError(f"public_prefixes[{place}] can't be kept for {self.id}: {error}") from error
+
+    def _ownership(self, caller: Caller) -> dict[str, Any]:
+        """Gives the fields of a request that say whose it is. Submit it before the event loop runs anything else.
+
+        Raises:
+            AdapterNotFound: Its adapter was taken out of service meanwhile.
+        """
+        adapter = caller.adapter
+        if adapter is not None and self.adapters.loaded.get(adapter.digest) is not adapter:
+            raise AdapterNotFound(adapter.digest)
+        return {
+            "tenant": caller.tenant,
+            "weight": max(1, caller.weight),
+            "token_id": caller.token_id,
+            "adapter": adapter,
+        }
+
     def _ready(self) -> _Loaded:
         if self._loaded is None:
             raise ModelLoading()
         return self._loaded
+
+    async def _build(self, tenant: str, job: Callable[[], T]) -> T:
+        self.engine.check_room(tenant, self._building)
+        self._building += 1
+        try:
+            return await self._work(job)
+        finally:
+            self._building -= 1
 
     async def _work(self, job: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._workers, job)

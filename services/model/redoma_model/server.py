@@ -1,67 +1,98 @@
 """The composition root of the model service."""
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
-from redoma.model.v1 import model_pb2_grpc
+from redoma.model.v1 import engine_pb2_grpc, model_pb2_grpc
 from redoma_kit.identity import IdentityVerifier
 from redoma_kit.server import GrpcServer
 from redoma_kit.telemetry import Telemetry
+from redoma_model.adapters import Adapters
+from redoma_model.admission import Admission
 from redoma_model.engine.backend import BackendLoader
 from redoma_model.engine.engine import Engine
+from redoma_model.engine.turnstile import Turnstile
 from redoma_model.errors import MODEL_ERRORS
+from redoma_model.journal import UsageJournal
 from redoma_model.metrics import EngineMetrics
+from redoma_model.models import Models, Report, reporting
 from redoma_model.policy import MODEL_POLICY
 from redoma_model.served import ServedModel
-from redoma_model.servicer import SERVICE, ModelServicer
+from redoma_model.servicers.engine import ENGINE_SERVICE, EngineServicer
+from redoma_model.servicers.model import MODEL_SERVICE, ModelServicer
 from redoma_model.settings import ModelSettings
 
 AUDIENCE = "model"
 PROMPT_WORKERS = 2
+# Gives what loads the model of these settings.
+LoaderFactory = Callable[[ModelSettings], BackendLoader]
 
 
 class ModelServer:
     """The service with all its parts."""
 
     def __init__(
-        self, settings: ModelSettings, load: BackendLoader, telemetry: Telemetry, log: structlog.stdlib.BoundLogger
+        self, settings: ModelSettings, loaders: LoaderFactory, telemetry: Telemetry, log: structlog.stdlib.BoundLogger
     ) -> None:
         verifier = IdentityVerifier(settings.jwks_file, AUDIENCE)
+        admission = Admission(settings.dedicated_tenant)
         self._log = log
+        self._loaders = loaders
+        self._metrics = EngineMetrics(telemetry)
         self._workers = ThreadPoolExecutor(PROMPT_WORKERS, thread_name_prefix="prompt")
-        self.engine = Engine(load, settings.limits, EngineMetrics(telemetry))
-        self.model = ServedModel(settings.model_id, self.engine, settings.sampling, self._workers)
+        self._turnstile = Turnstile()
+        self.journal = UsageJournal(settings.usage_records)
+        self.models = Models(settings, self._make_model, log)
         self.grpc = GrpcServer(settings, MODEL_POLICY, MODEL_ERRORS, verifier, telemetry, log)
-        servicer = ModelServicer(self.model)
-        self.grpc.add(lambda server: model_pb2_grpc.add_ModelServiceServicer_to_server(servicer, server), SERVICE)
+        tenants = ModelServicer(self.models, admission)
+        operators = EngineServicer(self.models, self.journal, admission, settings, self.grpc.drain)
+        self.grpc.add(lambda server: model_pb2_grpc.add_ModelServiceServicer_to_server(tenants, server), MODEL_SERVICE)
+        self.grpc.add(
+            lambda server: engine_pb2_grpc.add_EngineServiceServicer_to_server(operators, server), ENGINE_SERVICE
+        )
+
+    @property
+    def model(self) -> ServedModel:
+        """The default model."""
+        return self.models.default
+
+    @property
+    def engine(self) -> Engine:
+        """The default model's engine."""
+        return self.model.engine
 
     async def start(self) -> None:
-        """Binds the port, then begins to load the model; health says when it is loaded.
+        """Binds the port, then begins to load the models; health says when they are loaded.
 
         Raises:
             AddressInUse: The address can't be bound.
         """
         await self.grpc.start()
-        self.engine.start()
+        # Operators are told that it loads, and may see to it.
+        await self.grpc.set_serving(True, [ENGINE_SERVICE])
+        self.models.start()
 
     async def become_ready(self) -> None:
-        """Waits until the model is loaded and turns health SERVING.
+        """Waits until the models are loaded and turns health SERVING.
 
         Raises:
-            ModelFileError: It can't be loaded.
+            ModelFileError: One can't be loaded.
+            MemoryInsufficient: One would not fit the memory that is free.
         """
-        await self.model.load()
+        await self.models.become_ready()
         await self.grpc.set_serving(True)
-        self._log.info("ready", model=self.model.id)
+        self._log.info("ready", models=[model.id for model in self.models.listed()])
 
     async def run(self) -> None:
-        """Serves until SIGTERM, or until the engine dies.
+        """Serves until SIGTERM, or until an engine dies.
 
         Raises:
-            ModelFileError: The model can't be loaded.
-            Exception: What the engine died of.
+            ModelFileError: A model can't be loaded.
+            MemoryInsufficient: One would not fit the memory that is free.
+            Exception: What an engine died of.
         """
         await self.start()
         serving = asyncio.create_task(self.grpc.serve_until_stopped(self.close))
@@ -76,9 +107,21 @@ class ModelServer:
 
     async def _watch(self) -> None:
         await self.become_ready()
-        await self.engine.wait_ended()
+        await self.models.wait_failed()
 
     async def close(self) -> None:
-        """Stops the engine and the workers."""
-        await self.engine.stop()
+        """Stops the engines and the workers."""
+        await self.models.close()
         self._workers.shutdown(wait=False, cancel_futures=True)
+
+    def _make_model(self, settings: ModelSettings, report: Report) -> ServedModel:
+        model_id = settings.model_id
+        engine = Engine(
+            reporting(self._loaders(settings), report),
+            settings.limits,
+            self._metrics.of(model_id),
+            self.journal.of(model_id),
+            self._turnstile,
+        )
+        adapters = Adapters(engine, settings.file, settings.adapters_dir, self._log.bind(model=model_id))
+        return ServedModel(model_id, engine, adapters, settings.sampling, self._workers, settings.public_prefixes)

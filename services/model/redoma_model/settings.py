@@ -8,12 +8,16 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from redoma_kit.settings import ServiceSettings
+from redoma_model.engine.core import CoreLimits
 from redoma_model.engine.engine import EngineLimits
+from redoma_model.engine.pace import PaceLimits
+from redoma_model.engine.places import PlaceLimits
 from redoma_model.engine.sampling import Sampling
 
 STEP_TOKENS_CPU = 64
 STEP_TOKENS_GPU = 512
 CacheType = Literal["f32", "f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
+MODEL_ID = r"^[A-Za-z0-9._:/-]{0,128}$"
 _QUANTIZATION = re.compile(r"[.-](?:i?q\d\w*|[bf]{1,2}(?:p)?(?:16|32)|mxfp4|nvfp4)$", re.IGNORECASE)
 
 
@@ -44,6 +48,18 @@ class GpuSettings(BaseModel):
     split_mode: Literal["none", "layer", "row"] = Field("layer", description="How a model is spread over devices.")
 
 
+class ExtraModelSettings(BaseModel):
+    """A model that is loaded at the start besides the first one; zero is as the first model."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    file: Path = Field(description="The model, a GGUF file.")
+    name: str = Field("", pattern=MODEL_ID, description="Its id for callers; empty makes it of the file name.")
+    slots: int = Field(0, ge=0, le=128, description="How many of its requests are computed at once.")
+    kv_cells: int = Field(0, ge=0, description="Tokens its KV cache holds for all; 0 sizes it by slots and memory.")
+    context_tokens: int = Field(0, ge=0, description="Context window of one of its requests.")
+
+
 class ModelSettings(ServiceSettings):
     """What the model service can be told."""
 
@@ -52,19 +68,36 @@ class ModelSettings(ServiceSettings):
     file: Path = Field(description="The model, a GGUF file; the first one of a split model.")
     name: str = Field(
         "",
-        pattern=r"^[A-Za-z0-9._:/-]{0,128}$",
+        pattern=MODEL_ID,
         description="The model's id for callers; empty makes it of the file name.",
     )
     context_tokens: int = Field(8_192, ge=64, description="Context window of one request, at most the model's own.")
-    slots: int = Field(16, ge=1, le=256, description="How many requests are computed at once.")
+    slots: int = Field(16, ge=1, le=128, description="How many requests are computed at once.")
     kv_cells: int = Field(0, ge=0, description="Tokens the KV cache holds for all; 0 sizes it by slots and memory.")
     headroom_tokens: int = Field(
-        256, ge=1, description="KV cells set aside for an answer on admission; when cells run out the youngest waits."
+        256, ge=1, description="KV cells set aside for an answer on admission; when cells run out a request waits."
     )
     step_tokens: int = Field(
         0, ge=0, le=8_192, description="Most tokens of one step; 0 is 64 on a CPU and 512 on a GPU."
     )
+    step_stretch: float = Field(
+        2.6, ge=1, le=20, description="How many times as long as one that only generates a step with prompts may take."
+    )
+    inter_token_ms: int = Field(
+        0, ge=0, le=60_000, description="Time between two tokens of a stream to aim at; 0 leaves it to step_stretch."
+    )
+    spare_slots: int = Field(
+        4, ge=0, le=64, description="Requests beyond slots that are computed at once, for tenants that have none."
+    )
+    prefix_cache: bool = Field(True, description="Keep computed prefixes of prompts for their tenant.")
+    host_cache_mib: int = Field(0, ge=0, description="Host memory for cached prefixes that left the KV cache.")
+    swap_mib: int = Field(1_024, ge=0, description="Host memory for requests that gave their place up for a time.")
+    speculation: bool = Field(True, description="Draft tokens by prompt lookup, where that pays.")
+    public_prefixes: tuple[str, ...] = Field(
+        (), max_length=16, description="System prompts whose computed prefix all tenants share."
+    )
     max_waiting: int = Field(256, ge=0, description="Most requests that wait; more are refused at once.")
+    max_waiting_per_tenant: int = Field(128, ge=0, description="Most of them of one tenant.")
     max_undelivered_tokens: int = Field(2_048, ge=1, description="Most tokens a slow reader may leave unread.")
     threads: int = Field(0, ge=0, le=1_024, description="Threads that compute; 0 is one for each physical core.")
     flash_attention: Literal["auto", "on", "off"] = Field("auto", description="Flash attention.")
@@ -74,17 +107,51 @@ class ModelSettings(ServiceSettings):
     mlock: bool = Field(False, description="Lock the weights in memory.")
     gpu: GpuSettings = GpuSettings()
     sampling: SamplingSettings = SamplingSettings()
+    models_dir: Path | None = Field(None, description="Folder of the models that can be loaded while the service runs.")
+    adapters_dir: Path | None = Field(
+        None, description="Folder of LoRA adapters and their manifests; those found at the start are loaded."
+    )
+    models: tuple[ExtraModelSettings, ...] = Field((), description="More models to load at the start.")
+    aliases: dict[str, str] = Field({}, description="Names that stand for models, with the id of each one's model.")
+    dedicated_tenant: str = Field(
+        "", pattern=r"^([a-z]([a-z0-9-]{0,61}[a-z0-9])?)?$", description="The tenant to serve alone; empty serves any."
+    )
+    usage_records: int = Field(10_000, ge=1, le=1_000_000, description="How many usage records are kept.")
 
     @model_validator(mode="after")
     def _check(self) -> "ModelSettings":
-        if self.effective_step_tokens <= self.slots:
-            raise ValueError(f"step_tokens ({self.effective_step_tokens}) must be more than slots ({self.slots}).")
+        places = self.slots + self.spare_slots
+        if not self.step_holds_slots:
+            raise ValueError(
+                f"step_tokens ({self.effective_step_tokens}) must be more than slots and spare_slots ({places})."
+            )
         return self
+
+    @model_validator(mode="after")
+    def _check_names(self) -> "ModelSettings":
+        for model in self.models:
+            if model.slots and not self.model_copy(update={"slots": model.slots}).step_holds_slots:
+                raise ValueError(f"models: {model.slots} slots are too many for step_tokens ({self.step_tokens}).")
+        ids = [self.model_id, *(model.name or model_id_of(model.file) for model in self.models)]
+        for model_id in ids:
+            if ids.count(model_id) > 1:
+                raise ValueError(f"models: two models have the id {model_id}; give one another name.")
+        for alias, model_id in self.aliases.items():
+            if model_id not in ids:
+                raise ValueError(f"aliases: {alias} stands for {model_id}, which is no model here.")
+            if alias in ids or not re.fullmatch(MODEL_ID, alias) or not alias:
+                raise ValueError(f"aliases: {alias!r} can't be an alias: it is a model's id, or has no form of one.")
+        return self
+
+    @property
+    def step_holds_slots(self) -> bool:
+        """Whether a step has room for a token of each slot and something of a prompt."""
+        return self.effective_step_tokens > self.slots + self.spare_slots
 
     @property
     def effective_step_tokens(self) -> int:
         """Most tokens of one step, when left to us: enough for each slot and a chunk of a prompt."""
-        default = STEP_TOKENS_GPU if self.gpu.layers else max(STEP_TOKENS_CPU, 2 * self.slots)
+        default = STEP_TOKENS_GPU if self.gpu.layers else max(STEP_TOKENS_CPU, 2 * (self.slots + self.spare_slots))
         return self.step_tokens or default
 
     @property
@@ -92,11 +159,35 @@ class ModelSettings(ServiceSettings):
         """The model's id: its name, or the file's without what it is quantized to."""
         return self.name or model_id_of(self.file)
 
+    def for_model(self, file: Path, name: str, slots: int, kv_cells: int, context_tokens: int) -> "ModelSettings":
+        """Gives the settings of another model of this process; 0 slots or context tokens are as here."""
+        changed = {
+            "file": file,
+            "name": name,
+            "slots": slots or self.slots,
+            "kv_cells": kv_cells,
+            "context_tokens": context_tokens or self.context_tokens,
+        }
+        return self.model_copy(update=changed)
+
     @property
     def limits(self) -> EngineLimits:
         """The engine's bounds."""
         return EngineLimits(
-            self.effective_step_tokens, self.headroom_tokens, self.max_waiting, self.max_undelivered_tokens
+            core=CoreLimits(
+                pace=PaceLimits(self.effective_step_tokens, self.step_stretch, self.inter_token_ms / 1_000),
+                places=PlaceLimits(
+                    spare_slots=self.spare_slots,
+                    headroom_tokens=self.headroom_tokens,
+                    prefix_cache=self.prefix_cache,
+                    host_cache_bytes=self.host_cache_mib << 20,
+                    swap_bytes=self.swap_mib << 20,
+                ),
+                speculation=self.speculation,
+            ),
+            max_waiting=self.max_waiting,
+            max_waiting_per_tenant=self.max_waiting_per_tenant,
+            max_undelivered_tokens=self.max_undelivered_tokens,
         )
 
 

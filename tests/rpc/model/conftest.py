@@ -3,7 +3,7 @@
 import os
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ import structlog
 
 from redoma.common.v1.sampling_pb2 import SamplingOptions
 from redoma.model.v1 import model_pb2 as pb
+from redoma.model.v1.engine_pb2_grpc import EngineServiceStub
 from redoma.model.v1.model_pb2_grpc import ModelServiceStub
 from redoma_kit.channel import open_channel
 from redoma_kit.settings import UpstreamSettings
@@ -31,16 +32,25 @@ GREEDY = {"temperature": 0.0}
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A running model service and a client that is chat."""
+    """A running model service, a client that is chat, and one that is the edge."""
 
     server: ModelServer
     channel: grpc.aio.Channel
     stub: ModelServiceStub
+    engine: EngineServiceStub
     pki: TestPki
     telemetry: Telemetry
 
     def metadata(self, **claims: object) -> tuple[tuple[str, str], ...]:
         return self.pki.metadata(["chat", "model"], **claims)
+
+    def operator(self, method: str, **claims: object) -> tuple[tuple[str, str], ...]:
+        """Gives call metadata of a platform's operator for a method of EngineService."""
+        name = f"/redoma.model.v1.EngineService/{method}"
+        return self.pki.metadata(
+            ["model"],
+            **{"tenant": "", "scopes": ["platform.admin"], "method": name, **claims},  # type: ignore[arg-type]
+        )
 
     def generate(
         self, *messages: tuple[str, str] | str, claims: dict[str, object] | None = None, **fields: object
@@ -98,22 +108,33 @@ Serve = Callable[..., AbstractAsyncContextManager[Service]]
 
 @pytest.fixture
 def serve(pki: TestPki) -> Serve:
-    """Starts a service around a backend loader."""
+    """Starts a service around a backend loader; `others` are the loaders of other models, by the name of their file."""
 
     @asynccontextmanager
-    async def start(load: BackendLoader, *, ready: bool = True, **fields: object) -> AsyncIterator[Service]:
+    async def start(
+        load: BackendLoader,
+        *,
+        ready: bool = True,
+        others: Mapping[str, BackendLoader] | None = None,
+        **fields: object,
+    ) -> AsyncIterator[Service]:
         settings = model_settings(pki, **fields)
         telemetry = Telemetry("model", settings.metrics, settings.tracing)
-        server = ModelServer(settings, load, telemetry, structlog.get_logger("test"))
+        loads = others or {}
+        server = ModelServer(
+            settings, lambda chosen: loads.get(chosen.file.name, load), telemetry, structlog.get_logger("test")
+        )
         await server.start()
         target = UpstreamSettings(target=f"127.0.0.1:{server.grpc.port}", server_name="model.private.redoma")
         channel = open_channel(target, pki.tls("public", "chat"), 8 << 20)
+        edge = open_channel(target, pki.tls("public", "edge"), 8 << 20)
         try:
             if ready:
                 await server.become_ready()
-            yield Service(server, channel, ModelServiceStub(channel), pki, telemetry)
+            yield Service(server, channel, ModelServiceStub(channel), EngineServiceStub(edge), pki, telemetry)
         finally:
             await channel.close()
+            await edge.close()
             await server.grpc.stop(0)
             await server.close()
 

@@ -64,8 +64,9 @@ async def test_many_at_once_all_end_and_leave_nothing(service: Service) -> None:
 
     assert [answer.done.usage.output_tokens for answer in answers] == [5 + n for n in range(12)]
     assert {answer.done.finish_reason for answer in answers} == {LENGTH}
-    occupancy = await service.server.engine.occupancy()
-    assert (occupancy.running, occupancy.waiting, occupancy.used_cells, occupancy.free_slots) == (0, 0, 0, 4)
+    snapshot = await service.server.engine.snapshot()
+    assert (snapshot.running, snapshot.waiting, snapshot.free_slots) == (0, 0, 4)
+    assert snapshot.used_cells == snapshot.cached_cells
 
 
 async def test_cancel_frees_slot(service: Service) -> None:
@@ -82,9 +83,9 @@ async def test_cancel_frees_slot(service: Service) -> None:
     for call in calls[1:]:
         assert not call.done()
         call.cancel()
-    while (occupancy := await service.server.engine.occupancy()).running:
+    while (snapshot := await service.server.engine.snapshot()).running:
         pass
-    assert (occupancy.used_cells, occupancy.free_slots) == (0, 4)
+    assert (snapshot.used_cells, snapshot.free_slots) == (snapshot.cached_cells, 4)
 
 
 async def test_headers_come_while_the_request_waits(service: Service) -> None:
@@ -95,7 +96,7 @@ async def test_headers_come_while_the_request_waits(service: Service) -> None:
 
     await waiting.initial_metadata()
 
-    assert (await service.server.engine.occupancy()).waiting == 1
+    assert (await service.server.engine.snapshot()).waiting == 1
     for call in [*endless, waiting]:
         call.cancel()
 

@@ -8,6 +8,7 @@ import pytest
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from redoma.model.v1 import engine_pb2
 from redoma.model.v1 import model_pb2 as pb
 from redoma.model.v1.model_pb2_grpc import ModelServiceStub
 from redoma_kit.channel import open_channel
@@ -18,6 +19,7 @@ from redoma_model.engine.backend import DecodeFailed
 from redoma_model.engine.template import Message, Role
 from redoma_model.errors import MODEL_ERRORS, ModelFileError
 from redoma_model.policy import MODEL_POLICY
+from redoma_model.served import Caller
 from redoma_model.server import ModelServer
 from tests.conftest import TestPki
 from tests.fakes.model_backend import FakeBackend, loader
@@ -25,15 +27,16 @@ from tests.rpc.model.conftest import Serve, Service, conversation, model_setting
 from tests.rpc.model.test_generate import refused
 
 ENDLESS = {"sampling": {"ignore_eos": True}}
+SLOTS = 4
 
 
 async def idle(service: Service) -> None:
     """Waits until the engine has nothing left, and checks that nothing leaked."""
     async with asyncio.timeout(60):
-        while (occupancy := await service.server.engine.occupancy()).running or occupancy.waiting:
+        while (snapshot := await service.server.engine.snapshot()).running or snapshot.waiting:
             pass
-    assert occupancy.used_cells == 0
-    assert occupancy.free_slots == 4
+    assert snapshot.used_cells == snapshot.cached_cells
+    assert snapshot.free_slots == SLOTS
 
 
 async def no_call_left(service: Service) -> None:
@@ -57,7 +60,7 @@ async def test_cancel_frees_slot_within_one_step(fake_service: Service, backend:
     await idle(fake_service)
     assert len(backend.steps) == generated + 1
     assert backend.samplers == 0
-    assert backend.cells == {}
+    assert backend.held_cells == (await fake_service.server.engine.snapshot()).cached_cells
 
 
 async def test_caller_deadline_ends_the_stream_and_frees_the_slot(fake_service: Service, backend: FakeBackend) -> None:
@@ -105,13 +108,13 @@ async def test_waiting_request_that_is_cancelled_never_runs(fake_service: Servic
 
 async def test_reader_too_slow_ends_with_a_status_and_frees_the_slot(serve: Serve) -> None:
     backend = FakeBackend(context_tokens=200_000, cells=200_000)
-    async with serve(loader(backend), max_undelivered_tokens=64) as service:
+    async with serve(loader(backend), max_undelivered_tokens=64, speculation=False) as service:
         # 20 logprobs a token fill the transport's windows soon; nobody reads.
         call = service.generate("On.", sampling={"ignore_eos": True, "logprobs": True, "top_logprobs": 20})
         await call.initial_metadata()
         await no_call_left(service)
         assert len(backend.steps) > 64
-        assert (await service.server.engine.occupancy()).free_slots == 4
+        assert (await service.server.engine.snapshot()).free_slots == SLOTS
         code, info, _ = await refused(call)
     assert (code, info.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "READER_TOO_SLOW")
 
@@ -135,7 +138,7 @@ async def test_status_for_a_peer_that_never_reads_does_not_hold_its_call_forever
 
 async def test_lagging_reader_gets_several_tokens_in_one_delta(fake_service: Service) -> None:
     generation = await fake_service.server.model.generate(
-        [Message(Role.USER, "On.")], {"max_output_tokens": 30, "ignore_eos": True}, False, False
+        [Message(Role.USER, "On.")], {"max_output_tokens": 30, "ignore_eos": True}, False, False, Caller("acme")
     )
     await idle(fake_service)
     events = [event async for event in generation.stream]
@@ -179,9 +182,7 @@ async def test_cells_run_out_and_every_request_still_ends_complete(serve: Serve)
         assert len({answer.text for answer in answers}) == 1
         assert all(answer.done.usage.output_tokens == 150 for answer in answers)
         await idle(service)
-    # Some prompt was computed twice.
-    computed = sum(count for step in backend.steps for _, count in step)
-    assert computed > sum(answer.started.input_tokens + 149 for answer in answers)
+        assert (await service.server.engine.snapshot()).preemptions > 0
 
 
 async def test_calls_before_the_model_is_loaded_are_told_so(serve: Serve, gate: threading.Event) -> None:
@@ -222,13 +223,13 @@ async def test_service_whose_engine_dies_ends_with_the_cause(pki: TestPki) -> No
     backend = FakeBackend()
     settings = model_settings(pki)
     telemetry = Telemetry("model", settings.metrics, settings.tracing)
-    server = ModelServer(settings, loader(backend), telemetry, structlog.get_logger("test"))
+    server = ModelServer(settings, lambda _: loader(backend), telemetry, structlog.get_logger("test"))
     running = asyncio.create_task(server.run())
     await asyncio.sleep(0)
     while not running.done():
         try:
             backend.faults.append(ZeroDivisionError("a defect"))
-            generation = await server.model.generate([Message(Role.USER, "x")], {}, False, False)
+            generation = await server.model.generate([Message(Role.USER, "x")], {}, False, False, Caller("acme"))
             async for _ in generation.stream:
                 pass
         except DomainError:
@@ -240,7 +241,7 @@ async def test_service_whose_engine_dies_ends_with_the_cause(pki: TestPki) -> No
 async def test_stop_while_loading_ends_cleanly(pki: TestPki, gate: threading.Event) -> None:
     settings = model_settings(pki)
     telemetry = Telemetry("model", settings.metrics, settings.tracing)
-    server = ModelServer(settings, loader(FakeBackend(), gate), telemetry, structlog.get_logger("test"))
+    server = ModelServer(settings, lambda _: loader(FakeBackend(), gate), telemetry, structlog.get_logger("test"))
     running = asyncio.create_task(server.run())
     server.grpc.request_stop()
     gate.set()
@@ -270,8 +271,10 @@ async def test_identity_is_needed(fake_service: Service) -> None:
 
 
 def test_every_rpc_has_a_policy_row() -> None:
-    service = pb.DESCRIPTOR.services_by_name["ModelService"]
-    assert set(MODEL_POLICY) == {f"/{service.full_name}/{method.name}" for method in service.methods}
+    services = [pb.DESCRIPTOR.services_by_name["ModelService"], engine_pb2.DESCRIPTOR.services_by_name["EngineService"]]
+    assert set(MODEL_POLICY) == {
+        f"/{service.full_name}/{method.name}" for service in services for method in service.methods
+    }
 
 
 def test_every_error_has_a_rule() -> None:

@@ -100,7 +100,7 @@ async def _rest(call: object) -> AsyncIterator[pb.GenerateResponse]:
         (None, "can't be read"),
         (b"<html>not a model</html>" * 10, "is not a GGUF model"),
         (b"GGUF\x03", "is cut short"),
-        ("half", "can't be loaded"),
+        ("half", "is cut short"),
     ],
 )
 async def test_file_that_is_no_model_is_one_sentence_and_exit_1(

@@ -2,9 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from redoma_model.engine.batch import Chunk
+from redoma_model.engine.cells import CellStore
+from redoma_model.engine.lane import Lane
 from redoma_model.engine.sampling import Sampling
 
 
@@ -18,8 +24,11 @@ class ModelInfo:
         size_bytes: Bytes of the weights.
         quantization: What the weights are quantized to, such as "Q4_1".
         context_tokens: Context window of one request.
-        slots: How many sequences are computed at once.
+        slots: How many requests are computed at once when there are enough.
+        sequences: How many sequences the KV cache tells apart, by ids from 0 on: those of requests, then those of
+            cached prefixes.
         cells: Tokens the KV cache holds, all sequences together.
+        embedding_size: Values of an embedding.
         vocabulary_size: Number of tokens.
         longest_token_bytes: Bytes of the longest token's text.
         chat_template: Jinja source; empty when the model brings none.
@@ -36,7 +45,9 @@ class ModelInfo:
     quantization: str
     context_tokens: int
     slots: int
+    sequences: int
     cells: int
+    embedding_size: int
     vocabulary_size: int
     longest_token_bytes: int
     chat_template: str
@@ -57,16 +68,20 @@ class TokenLogprob:
     top: tuple["TokenLogprob", ...] = ()
 
 
-class OutOfCells(Exception):
-    """The KV cache has no room for the batch; nothing of it was computed."""
-
-
 class DecodeFailed(Exception):
     """The batch could not be computed; what of it is in the KV cache is undefined."""
 
 
 class BadLogits(Exception):
     """The model gave a value that is no number for one sequence."""
+
+
+class AdapterFileError(Exception):
+    """The adapter's file can't be loaded over this model; the message is one sentence."""
+
+
+class GrammarError(Exception):
+    """The grammar can't be used; the message is one sentence."""
 
 
 class Tokenizer(Protocol):
@@ -90,12 +105,28 @@ class Tokenizer(Protocol):
         ...
 
 
-class Backend(Tokenizer, Protocol):
-    """A loaded model. Except for the tokenizer, only the engine's thread calls it."""
+class Backend(Tokenizer, CellStore, Protocol):
+    """A loaded model. Except for what tells otherwise and the tokenizer, only the engine's thread calls it."""
 
     @property
     def info(self) -> ModelInfo:
         """What the model says of itself."""
+        ...
+
+    def schema_grammar(self, schema: object) -> str:
+        """Translates a JSON Schema, as parsed JSON, to GBNF. Usable from any thread.
+
+        Raises:
+            GrammarError: The schema can't be translated.
+        """
+        ...
+
+    def check_grammar(self, grammar: str) -> None:
+        """Checks that a sampler can follow a grammar in GBNF. Usable from any thread.
+
+        Raises:
+            GrammarError: It can't.
+        """
         ...
 
     def create_sampler(self, sampling: Sampling, seed: int, prompt: Sequence[int]) -> object:
@@ -106,17 +137,37 @@ class Backend(Tokenizer, Protocol):
         """Frees a sampler."""
         ...
 
-    def decode(self, chunks: Sequence[Chunk]) -> None:
-        """Computes one step. Each chunk that completes its sequence gives a row of logits, in the chunks' order.
+    def load_adapter(self, path: Path) -> object:
+        """Loads a LoRA adapter over the model and gives its handle, for Lane.adapter.
 
         Raises:
-            OutOfCells: No room.
-            DecodeFailed: Anything else.
+            AdapterFileError: It is no adapter of this model.
         """
         ...
 
-    def sample(self, sampler: object, row: int) -> int:
+    def free_adapter(self, handle: object) -> None:
+        """Frees an adapter that no lane uses any more."""
+        ...
+
+    def decode(self, chunks: Sequence[Chunk], lane: Lane) -> None:
+        """Computes one step, with the lane's adapter.
+
+        Each chunk gives as many rows of logits as its `rows`, in the chunks' order: one for the last token it
+        computes and one for each of its drafts. In a pooled lane chunks give no rows but what `pooled` gives.
+
+        Raises:
+            OutOfCells: No room; nothing was computed.
+            DecodeFailed: Anything else; which of the chunks' cells exist is undefined.
+        """
+        ...
+
+    def sample(self, sampler: object, row: int, constrained: bool = True) -> int:
         """Picks a token from a row of the last step's logits and lets the sampler see it.
+
+        Args:
+            sampler: From `create_sampler`.
+            row: Of the last step.
+            constrained: Whether the sampler's grammar, where it has one, applies to this token.
 
         Raises:
             BadLogits: The row holds a value that is no number.
@@ -127,13 +178,9 @@ class Backend(Tokenizer, Protocol):
         """Gives the log probability of `token` in a row, and of the `top` most probable tokens."""
         ...
 
-    @property
-    def held_cells(self) -> int:
-        """KV cells that hold a token, of whichever slot, as far as the library tells."""
-        ...
-
-    def forget(self, slot: int) -> None:
-        """Frees every KV cell of a slot."""
+    def pooled(self, place: int) -> NDArray[np.float32]:
+        """Gives the sum of the last hidden states of a chunk of the last step, by its place; shape
+        (embedding_size,)."""
         ...
 
     def close(self) -> None:

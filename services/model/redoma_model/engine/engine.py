@@ -1,31 +1,36 @@
-"""The engine: one thread that computes steps over all running requests, and an asynchronous face for the event loop.
+"""The engine's thread and its asynchronous face for the event loop.
 
-The thread owns backend, scheduler and sequences. The loop reaches it through an inbox that it empties before each step;
-it reaches the loop with one call a step, which carries all the step's events. Neither waits for the other.
+The thread owns the core and everything below it. The loop reaches it through an inbox that it empties before each
+step; it reaches the loop with one call a step, which carries all the step's events. Neither waits for the other.
 """
 
 import asyncio
 import logging
-import secrets
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from queue import SimpleQueue
+from typing import TypeVar
 
 from redoma_kit.errors import DomainError, ShuttingDown
-from redoma_model.engine.backend import Backend, BackendLoader, BadLogits, DecodeFailed, OutOfCells, TokenLogprob
-from redoma_model.engine.batch import Chunk
+from redoma_model.engine.adapters import LoadedAdapter
+from redoma_model.engine.backend import Backend, BackendLoader
+from redoma_model.engine.core import CoreLimits, EngineCore
 from redoma_model.engine.observer import EngineObserver
-from redoma_model.engine.scheduler import Scheduler
-from redoma_model.engine.sequence import NO_SLOT, Request, Sequence
-from redoma_model.engine.stream import Delta, Done, Event, FinishReason, Started, Stream
-from redoma_model.engine.text import TextAssembler
+from redoma_model.engine.sequence import Request
+from redoma_model.engine.state import EngineSnapshot, Purged
+from redoma_model.engine.stream import Event, Stream
 from redoma_model.errors import GenerationFailed, ModelLoading, QueueFull
+from redoma_model.journal import UsageSink
 
 _log = logging.getLogger(__name__)
-MAX_SEED = 2**32 - 1
+T = TypeVar("T")
+# How often an engine that turns idle looks for what it holds and shouldn't, in seconds.
+CHECK_EVERY_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +38,15 @@ class EngineLimits:
     """Bounds of the engine.
 
     Attributes:
-        step_tokens: Most tokens of one step.
-        headroom_tokens: KV cells set aside for an answer when its request is admitted.
+        core: Of its work.
         max_waiting: Most requests that wait beyond those that run.
+        max_waiting_per_tenant: Most of them of one tenant.
         max_undelivered_tokens: Most tokens a slow reader may leave unread.
     """
 
-    step_tokens: int = 64
-    headroom_tokens: int = 256
+    core: CoreLimits
     max_waiting: int = 256
+    max_waiting_per_tenant: int = 128
     max_undelivered_tokens: int = 2_048
 
 
@@ -53,20 +58,57 @@ class EngineState(Enum):
     STOPPED = "stopped"
 
 
-@dataclass(frozen=True, slots=True)
-class Occupancy:
-    """What is in use."""
+class _Room:
+    """Counts the requests that were accepted and have not ended, by tenant. Any thread may call it."""
 
-    running: int
-    waiting: int
-    used_cells: int
-    free_slots: int
+    def __init__(self, limits: EngineLimits) -> None:
+        self._limits = limits
+        self._lock = threading.Lock()
+        self._all = 0
+        self._by_tenant: dict[str, int] = {}
+        self.slots = 0
+        self.closed = False
+
+    def check(self, tenant: str, coming: int = 0) -> None:
+        """Raises QueueFull when one more request would be too many, after `coming` others of anybody's."""
+        with self._lock:
+            self._check(tenant, coming)
+
+    def enter(self, tenant: str) -> None:
+        """Counts a request in. Raises QueueFull, or ShuttingDown once closed."""
+        with self._lock:
+            if self.closed:
+                raise ShuttingDown()
+            self._check(tenant, 0)
+            self._all += 1
+            self._by_tenant[tenant] = self._by_tenant.get(tenant, 0) + 1
+
+    def leave(self, tenant: str) -> None:
+        """Counts a request out."""
+        with self._lock:
+            self._all -= 1
+            self._by_tenant[tenant] -= 1
+            if not self._by_tenant[tenant]:
+                del self._by_tenant[tenant]
+
+    def close(self) -> None:
+        """Lets no more requests in."""
+        with self._lock:
+            self.closed = True
+
+    def _check(self, tenant: str, coming: int) -> None:
+        if self._by_tenant.get(tenant, 0) >= self.slots + self._limits.max_waiting_per_tenant:
+            raise QueueFull(self._limits.max_waiting_per_tenant, of_tenant=True)
+        if self._all + coming >= self.slots + self._limits.max_waiting:
+            raise QueueFull(self._limits.max_waiting)
 
 
 @dataclass(frozen=True, slots=True)
 class _Submit:
+    request: Request
     stream: Stream
-    sequence: Sequence
+    submitted_at: float
+    deadline: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,45 +117,56 @@ class _Cancel:
 
 
 @dataclass(frozen=True, slots=True)
-class _Inspect:
-    answer: "asyncio.Future[Occupancy]"
+class _Run:
+    """A job for the thread, between two steps."""
+
+    job: Callable[[EngineCore], None]
+    refuse: Callable[[DomainError], None]
 
 
 class _Stop:
     pass
 
 
-_Command = _Submit | _Cancel | _Inspect | _Stop
+_Command = _Submit | _Cancel | _Run | _Stop
 
 
 class Engine:
-    """Generates for many requests at once from one loaded model."""
+    """Computes for many requests at once from one loaded model."""
 
     def __init__(
         self,
         load: BackendLoader,
         limits: EngineLimits,
         observer: EngineObserver,
+        usage: UsageSink,
+        turn: AbstractContextManager[None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Makes an engine; `start` loads its model.
+
+        Args:
+            load: Loads the model, on the engine's thread.
+            limits: Bounds.
+            observer: Told of what happens, for metrics.
+            usage: Told of what requests cost.
+            turn: Held while a step is computed; shared by the engines of a process. None: it is the only one.
+            clock: Monotonic seconds.
+        """
         self._load = load
         self._limits = limits
         self._observer = observer
+        self._usage = usage
+        self._turn = turn if turn is not None else nullcontext()
         self._clock = clock
         self._inbox: SimpleQueue[_Command] = SimpleQueue()
-        self._lock = threading.Lock()
-        # Requests submitted and not ended. The lock guards it, and that nothing is submitted to a stopped engine.
-        self._open = 0
-        self._streams: dict[Sequence, Stream] = {}
-        self._sequences: dict[Stream, Sequence] = {}
-        self._outbox: list[tuple[Stream, Event | DomainError]] = []
+        self._room = _Room(limits)
+        self._stopping = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._state = EngineState.LOADING
         self._loop: asyncio.AbstractEventLoop
         self._loaded: asyncio.Future[Backend]
         self._ended: asyncio.Future[BaseException | None]
-        self._backend: Backend
-        self._scheduler: Scheduler
 
     # The loop's side.
 
@@ -149,46 +202,34 @@ class Engine:
         if failure is not None:
             raise failure
 
-    def check_room(self, coming: int) -> None:
+    def check_room(self, tenant: str, coming: int) -> None:
         """Checks that one more request would be accepted now, after `coming` others that are not submitted yet.
 
         Raises:
             ModelLoading: The model is not loaded yet.
-            QueueFull: As many requests wait as may.
+            QueueFull: As many requests wait as may, in all or of the tenant.
         """
         if self._state is EngineState.LOADING:
             raise ModelLoading()
-        with self._lock:
-            if self._open + coming >= self._backend.info.slots + self._limits.max_waiting:
-                raise QueueFull(self._limits.max_waiting)
+        self._room.check(tenant, coming)
 
-    def submit(self, request: Request) -> Stream:
+    def submit(self, request: Request, deadline: float | None = None) -> Stream:
         """Queues a request and gives the stream of its events. Call `cancel` when nobody reads it any more.
+
+        Args:
+            request: What to compute.
+            deadline: When its caller gives up, on the engine's clock; None is never.
 
         Raises:
             ModelLoading: The model is not loaded yet.
-            QueueFull: As many requests wait as may.
+            QueueFull: As many requests wait as may, in all or of the tenant.
             ShuttingDown: The engine has stopped.
         """
         if self._state is EngineState.LOADING:
             raise ModelLoading()
-        info = self._backend.info
-        room = info.context_tokens - len(request.prompt)
-        asked = request.sampling.max_output_tokens
-        sequence = Sequence(
-            request=request,
-            text=TextAssembler(request.sampling.stop, request.may_reason, request.in_reasoning),
-            limit=room if asked is None else min(asked, room),
-            submitted_at=self._clock(),
-        )
         stream = Stream(self._limits.max_undelivered_tokens)
-        with self._lock:
-            if self._state is EngineState.STOPPED:
-                raise ShuttingDown()
-            if self._open >= info.slots + self._limits.max_waiting:
-                raise QueueFull(self._limits.max_waiting)
-            self._open += 1
-            self._inbox.put(_Submit(stream, sequence))
+        self._room.enter(request.tenant)
+        self._inbox.put(_Submit(request, stream, self._clock(), deadline))
         return stream
 
     def cancel(self, stream: Stream) -> None:
@@ -197,18 +238,67 @@ class Engine:
             stream.close()
             self._inbox.put(_Cancel(stream))
 
-    async def occupancy(self) -> Occupancy:
-        """Gives what is in use between two steps."""
-        answer: asyncio.Future[Occupancy] = self._loop.create_future()
-        self._inbox.put(_Inspect(answer))
-        return await answer
+    async def snapshot(self) -> EngineSnapshot:
+        """Gives what the engine is doing, between two steps."""
+        return await self._on_thread(lambda core: core.snapshot())
+
+    async def purge(self, tenant: str) -> Purged:
+        """Ends the requests of a tenant with TenantPurged and drops all that was computed for it."""
+        return await self._on_thread(lambda core: core.purge(tenant))
+
+    async def publish(self, tokens: tuple[int, ...]) -> None:
+        """Computes a prefix that all requests on the base model may share, and keeps it for good.
+
+        Raises:
+            ValueError: It leaves less than a context window of the KV cache.
+        """
+        await self._on_thread(lambda core: core.publish(tokens))
+
+    async def load_adapter(self, adapter: LoadedAdapter, path: Path) -> LoadedAdapter:
+        """Loads a LoRA adapter and gives it with its handle.
+
+        Raises:
+            AdapterFileError: It is no adapter of this model.
+        """
+        return await self._on_thread(lambda core: core.load_adapter(adapter, path))
+
+    async def unload_adapter(self, digest: str) -> None:
+        """Waits until no request uses an adapter, then frees it and what was computed with it. Submit none that
+        names it any more."""
+        freed: asyncio.Future[None] = self._loop.create_future()
+
+        def free() -> None:
+            self._tell(_settle, freed, None)
+
+        await self._on_thread(lambda core: core.unload_adapter(digest, free))
+        waiting = asyncio.ensure_future(asyncio.wait((freed, self._ended), return_when=asyncio.FIRST_COMPLETED))
+        await waiting
 
     async def stop(self) -> None:
         """Ends every request with ShuttingDown, or ends loading, frees the model and joins the thread."""
         if self._thread.ident is None:
             return
+        self._stopping = True
         self._inbox.put(_Stop())
         await asyncio.to_thread(self._thread.join)
+
+    async def _on_thread(self, job: Callable[[EngineCore], T]) -> T:
+        if self._state is EngineState.LOADING:
+            raise ModelLoading()
+        answer: asyncio.Future[T] = self._loop.create_future()
+
+        def run(core: EngineCore) -> None:
+            try:
+                result = job(core)
+            except Exception as error:
+                self._tell(_fail, answer, error)
+            else:
+                self._tell(_settle, answer, result)
+
+        self._inbox.put(_Run(run, lambda error: self._tell(_fail, answer, error)))
+        if self._state is EngineState.STOPPED:
+            raise ShuttingDown()
+        return await answer
 
     def _deliver(self, events: list[tuple[Stream, Event | DomainError]]) -> None:
         for stream, event in events:
@@ -222,27 +312,73 @@ class Engine:
             backend = self._load(self._report_loading)
         except BaseException as error:
             self._state = EngineState.STOPPED
+            self._room.close()
             self._tell(self._loaded.set_exception, error)
             self._tell(self._ended.set_result, None)
             return
-        self._backend = backend
-        self._scheduler = Scheduler(
-            backend.info.slots, backend.info.cells, self._limits.step_tokens, self._limits.headroom_tokens
-        )
+        core = EngineCore(backend, self._limits.core, self._observer, self._usage, self._turn, self._clock)
+        self._room.slots = backend.info.slots
         self._state = EngineState.READY
         self._tell(self._loaded.set_result, backend)
         failure: BaseException | None = None
         try:
-            self._serve()
+            self._serve(core)
         except BaseException as error:
             _log.exception("The engine's thread died.")
             failure = error
         finally:
-            with self._lock:
-                self._state = EngineState.STOPPED
-            self._end_all(ShuttingDown() if failure is None else GenerationFailed())
+            self._close(core, ShuttingDown() if failure is None else GenerationFailed())
             backend.close()
             self._tell(self._ended.set_result, failure)
+
+    def _serve(self, core: EngineCore) -> None:
+        check_at = 0.0
+        while True:
+            while core.idle or not self._inbox.empty():
+                command = self._inbox.get()
+                if isinstance(command, _Stop):
+                    return
+                self._obey(core, command)
+                self._flush(core)
+            core.step()
+            self._flush(core)
+            if core.idle and self._clock() >= check_at:
+                core.check_idle()
+                check_at = self._clock() + CHECK_EVERY_S
+
+    def _obey(self, core: EngineCore, command: _Command) -> None:
+        match command:
+            case _Submit(request, stream, submitted_at, deadline):
+                core.add(request, stream, submitted_at, deadline)
+            case _Cancel(stream):
+                core.cancel(stream)
+            case _Run(job):
+                job(core)
+
+    def _close(self, core: EngineCore, error: DomainError) -> None:
+        """Ends what is there and what still comes in."""
+        self._state = EngineState.STOPPED
+        self._room.close()
+        while not self._inbox.empty():
+            command = self._inbox.get()
+            if isinstance(command, _Run):
+                command.refuse(error)
+            elif not isinstance(command, _Stop):
+                self._obey(core, command)
+        core.end_all(error)
+        self._flush(core)
+
+    def _flush(self, core: EngineCore) -> None:
+        if core.outbox:
+            self._tell(self._deliver, core.outbox)
+            core.outbox = []
+        for tenant in core.ended:
+            self._room.leave(tenant)
+        core.ended.clear()
+
+    def _report_loading(self, part: float) -> bool:
+        self._observer.loading(part)
+        return not self._stopping
 
     def _tell(self, callback: Callable[..., object], *args: object) -> None:
         try:
@@ -250,180 +386,12 @@ class Engine:
         except RuntimeError:
             _log.debug("The event loop is closed.")
 
-    def _report_loading(self, part: float) -> bool:
-        self._observer.loading(part)
-        return self._inbox.empty()
 
-    def _serve(self) -> None:
-        while True:
-            while self._scheduler.idle or not self._inbox.empty():
-                command = self._inbox.get()
-                if isinstance(command, _Stop):
-                    return
-                self._obey(command)
-            self._step()
-            self._flush()
-            if self._scheduler.idle:
-                self._check_idle()
+def _settle(future: "asyncio.Future[T]", result: T) -> None:
+    if not future.done():
+        future.set_result(result)
 
-    def _check_idle(self) -> None:
-        """Raises RuntimeError when something is held that no request accounts for: a defect."""
-        slots = self._backend.info.slots
-        if self._streams or self._sequences or self._scheduler.free_slots != slots or self._backend.held_cells:
-            raise RuntimeError(
-                f"leaked: {len(self._streams)} streams, {slots - self._scheduler.free_slots} slots, "
-                f"{self._backend.held_cells} cells"
-            )
 
-    def _obey(self, command: _Command) -> None:
-        match command:
-            case _Submit(stream, sequence):
-                self._streams[sequence] = stream
-                self._sequences[stream] = sequence
-                self._scheduler.add(sequence)
-            case _Cancel(stream):
-                if (cancelled := self._sequences.get(stream)) is not None:
-                    self._end(cancelled, None)
-                    self._observe()
-            case _Inspect(answer):
-                scheduler = self._scheduler
-                occupancy = Occupancy(
-                    len(scheduler.running), len(scheduler.waiting), scheduler.used_cells, scheduler.free_slots
-                )
-                self._tell(answer.set_result, occupancy)
-
-    def _step(self) -> None:
-        begun_at = self._clock()
-        for sequence in self._scheduler.admit():
-            self._begin(sequence, begun_at)
-        while self._scheduler.short_of_cells:
-            self._preempt()
-        chunks = self._scheduler.next_step()
-        try:
-            self._backend.decode(chunks)
-        except OutOfCells:
-            if not self._preempt():
-                self._fail(chunks)
-            return
-        except DecodeFailed as error:
-            _log.error("A step failed: %s", error)
-            self._fail(chunks)
-            return
-        now = self._clock()
-        row = 0
-        computed = 0
-        for chunk in chunks:
-            completes = chunk.completes
-            chunk.sequence.computed += chunk.count
-            computed += chunk.count
-            if completes:
-                self._take_token(chunk.sequence, row, now)
-                row += 1
-        self._observer.step(now - begun_at, computed - row, row)
-        self._observe()
-
-    def _begin(self, sequence: Sequence, now: float) -> None:
-        if sequence.sampler is not None:
-            return  # It was preempted and goes on.
-        sampling = sequence.request.sampling
-        seed = secrets.randbelow(MAX_SEED) if sampling.seed is None else sampling.seed
-        sequence.sampler = self._backend.create_sampler(sampling, seed, sequence.request.prompt)
-        sequence.admitted_at = now
-        queue_s = now - sequence.submitted_at
-        self._outbox.append((self._streams[sequence], Started(len(sequence.request.prompt), queue_s)))
-        self._observer.admitted(len(sequence.request.prompt), queue_s)
-        self._flush()
-
-    def _take_token(self, sequence: Sequence, row: int, now: float) -> None:
-        backend = self._backend
-        sampling = sequence.request.sampling
-        try:
-            token = backend.sample(sequence.sampler, row)
-        except BadLogits as error:
-            _log.error("A sequence failed: %s", error)
-            self._end(sequence, GenerationFailed())
-            return
-        logprobs: list[TokenLogprob] = []
-        if sampling.logprobs:
-            logprobs.append(backend.logprobs(row, token, sampling.top_logprobs))
-        sequence.tokens.append(token)
-        if sequence.first_token_at is None:
-            sequence.first_token_at = now
-            self._observer.first_token(now - sequence.submitted_at)
-        sequence.last_token_at = now
-
-        text = sequence.text
-        was_reasoning = text.in_reasoning
-        ends = backend.is_end(token) and not sampling.ignore_eos
-        piece = text.feed(b"" if ends else backend.piece(token))
-        sequence.reasoning_tokens += was_reasoning or text.in_reasoning
-        reason: FinishReason | None = None
-        if ends or text.stopped:
-            reason = FinishReason.STOP
-        elif sequence.output_tokens >= sequence.limit:
-            reason = FinishReason.LENGTH
-        delta = Delta(piece.text, piece.reasoning, sequence.output_tokens, sequence.reasoning_tokens, 1, logprobs)
-        if reason is not None:
-            rest = text.finish()
-            delta.text += rest.text
-            delta.reasoning += rest.reasoning
-        self._outbox.append((self._streams[sequence], delta))
-        if reason is not None:
-            self._end(sequence, self._done(sequence, reason))
-
-    @staticmethod
-    def _done(sequence: Sequence, reason: FinishReason) -> Done:
-        admitted_at = sequence.admitted_at or 0.0
-        first_token_at = sequence.first_token_at or admitted_at
-        last_token_at = sequence.last_token_at or first_token_at
-        return Done(
-            finish_reason=reason,
-            output_tokens=sequence.output_tokens,
-            reasoning_tokens=sequence.reasoning_tokens,
-            prefill_s=first_token_at - admitted_at,
-            decode_s=last_token_at - first_token_at,
-        )
-
-    def _preempt(self) -> bool:
-        preempted = self._scheduler.preempt_youngest()
-        if preempted is None:
-            return False
-        self._backend.forget(preempted[1])
-        self._observer.preempted()
-        return True
-
-    def _fail(self, chunks: list[Chunk]) -> None:
-        for chunk in chunks:
-            self._end(chunk.sequence, GenerationFailed())
-
-    def _end(self, sequence: Sequence, last: Done | DomainError | None) -> None:
-        """Frees all that a sequence holds, then sends its last event."""
-        slot = self._scheduler.remove(sequence)
-        if slot != NO_SLOT:
-            self._backend.forget(slot)
-        if sequence.sampler is not None:
-            self._backend.free_sampler(sequence.sampler)
-            sequence.sampler = None
-        stream = self._streams.pop(sequence)
-        del self._sequences[stream]
-        with self._lock:
-            self._open -= 1
-        self._observer.ended(sequence.output_tokens)
-        if last is not None:
-            self._outbox.append((stream, last))
-
-    def _end_all(self, error: DomainError) -> None:
-        while not self._inbox.empty():
-            self._obey(self._inbox.get())
-        for sequence in list(self._streams):
-            self._end(sequence, error)
-        self._flush()
-
-    def _observe(self) -> None:
-        scheduler = self._scheduler
-        self._observer.occupied(len(scheduler.running), len(scheduler.waiting), scheduler.used_cells)
-
-    def _flush(self) -> None:
-        if self._outbox:
-            self._tell(self._deliver, self._outbox)
-            self._outbox = []
+def _fail(future: "asyncio.Future[T]", error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)

@@ -7,9 +7,11 @@ and no call per token.
 import ctypes
 import logging
 import math
-from collections.abc import Sequence
-from ctypes import addressof, c_float, c_int8, c_int32, cast
-from dataclasses import dataclass
+import threading
+import time
+from collections.abc import Callable, Sequence
+from ctypes import addressof, c_char_p, c_float, c_int8, c_int32, c_uint8, c_void_p, cast
+from functools import partial
 from pathlib import Path
 
 import llama_cpp.llama_cpp as lib
@@ -17,15 +19,31 @@ import numpy as np
 from llama_cpp._ggml import libggml
 from numpy.typing import NDArray
 
-from redoma_model.engine.backend import BadLogits, DecodeFailed, ModelInfo, OutOfCells, Progress, TokenLogprob
+from redoma_model.engine.adapter_file import check_adapter
+from redoma_model.engine.backend import (
+    AdapterFileError,
+    BadLogits,
+    DecodeFailed,
+    GrammarError,
+    ModelInfo,
+    Progress,
+    TokenLogprob,
+)
 from redoma_model.engine.batch import Chunk
+from redoma_model.engine.cells import OutOfCells
 from redoma_model.engine.devices import list_devices, select_devices
-from redoma_model.engine.gguf import check_gguf
-from redoma_model.engine.hardware import CellBudget, available_memory_bytes, physical_cores
+from redoma_model.engine.gguf import GgufHeader, read_model, recommended_sampling
+from redoma_model.engine.grammar_cost import check_grammar_cost
+from redoma_model.engine.hardware import available_memory_bytes, physical_cores
+from redoma_model.engine.json_schema import schema_to_gbnf
+from redoma_model.engine.lane import Lane
 from redoma_model.engine.llama_log import LlamaLog
+from redoma_model.engine.llama_options import LlamaOptions
+from redoma_model.engine.memory import MemoryEstimate, ModelShape, estimate_memory, shape_of
 from redoma_model.engine.sampling import Sampling
+from redoma_model.engine.step_batch import StepBatch
 from redoma_model.engine.text import THINK_CLOSE, THINK_OPEN
-from redoma_model.errors import ModelFileError
+from redoma_model.errors import MemoryInsufficient, ModelFileError
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +56,6 @@ CACHE_TYPES = {
     "q4_1": lib.GGML_TYPE_Q4_1,
     "q4_0": lib.GGML_TYPE_Q4_0,
 }
-CACHE_BITS = {"f32": 32.0, "f16": 16.0, "q8_0": 8.5, "q5_1": 6.0, "q5_0": 5.5, "q4_1": 5.0, "q4_0": 4.5}
 FLASH_ATTENTION = {
     "auto": lib.LLAMA_FLASH_ATTN_TYPE_AUTO,
     "off": lib.LLAMA_FLASH_ATTN_TYPE_DISABLED,
@@ -57,64 +74,24 @@ LOAD_MODES = {
 }
 _CONTROL = lib.LLAMA_TOKEN_ATTR_CONTROL | lib.LLAMA_TOKEN_ATTR_UNKNOWN
 _MARKER = _CONTROL | lib.LLAMA_TOKEN_ATTR_USER_DEFINED
-_RECOMMENDED = {
-    "temp": "temperature",
-    "top_p": "top_p",
-    "top_k": "top_k",
-    "min_p": "min_p",
-    "penalty_repeat": "repeat_penalty",
-}
 # Sampling takes some 50 us and is called for each sequence right after a step: keep the interpreter lock, rather than
 # stand in line for it again behind the event loop each time.
 _sample = ctypes.PyDLL(lib._lib._name).llama_sampler_sample
 _sample.argtypes = [lib.llama_sampler_p_ctypes, lib.llama_context_p_ctypes, c_int32]
 _sample.restype = c_int32
+# Processor time that following a grammar may take for one token; all other sequences wait for it.
+MOST_GRAMMAR_S = 0.5
 # llama.cpp takes this seed for "random".
 _RANDOM_SEED = 0xFFFF_FFFF
-
-
-@dataclass(frozen=True, slots=True)
-class LlamaOptions:
-    """How to load and run a model.
-
-    Attributes:
-        context_tokens: Context window of one request; the model's own when that is smaller.
-        slots: How many sequences at once.
-        cells: Tokens of KV cache; 0 sizes it by the memory there is.
-        step_tokens: Most tokens of one step.
-        threads: 0 is one for each physical core the process may use.
-        gpu_layers: Layers to offload; -1 is all.
-        devices: Names of the devices to use; empty is all.
-        main_gpu: Index of the device for what is not split.
-        split_mode: How a model is spread over devices: none, layer or row.
-        flash_attention: on, off or auto.
-        cache_type_k: Type of the cached keys; so `cache_type_v` for the values.
-    """
-
-    path: Path
-    context_tokens: int = 8_192
-    slots: int = 16
-    cells: int = 0
-    step_tokens: int = 64
-    threads: int = 0
-    gpu_layers: int = 0
-    devices: tuple[str, ...] = ()
-    main_gpu: int = 0
-    split_mode: str = "layer"
-    flash_attention: str = "auto"
-    cache_type_k: str = "f16"
-    cache_type_v: str = "f16"
-    mmap: bool = True
-    mlock: bool = False
 
 
 class LlamaVocabulary:
     """A model's tokens. Usable from any thread."""
 
-    __slots__ = ("_ends", "_pieces", "_texts", "_vocab", "adds_bos", "bos", "eos", "markers", "size")
+    __slots__ = ("_ends", "_pieces", "_texts", "_vocab", "adds_bos", "bos", "eos", "markers", "pointer", "size")
 
     def __init__(self, vocab: lib.llama_vocab_p) -> None:
-        self._vocab = vocab
+        self._vocab = self.pointer = vocab
         self.size = lib.llama_vocab_n_tokens(vocab)
         self.bos = lib.llama_vocab_bos(vocab)
         self.eos = lib.llama_vocab_eos(vocab)
@@ -170,53 +147,33 @@ class LlamaVocabulary:
         return token in self._ends
 
 
-class _StepBatch:
-    """One llama_batch over numpy memory, filled anew for each step."""
+def _floats(address: int, rows: int, columns: int) -> NDArray[np.float32]:
+    """Gives the array at an address, which stays llama.cpp's."""
+    flat: NDArray[np.float32] = np.ctypeslib.as_array((c_float * (rows * columns)).from_address(address))
+    return flat.reshape(rows, columns)
 
-    __slots__ = ("_keep", "outputs", "positions", "slots", "struct", "tokens")
 
-    def __init__(self, size: int) -> None:
-        self.tokens: NDArray[np.int32] = np.zeros(size, np.int32)
-        self.positions: NDArray[np.int32] = np.zeros(size, np.int32)
-        self.slots: NDArray[np.int32] = np.zeros(size, np.int32)
-        self.outputs: NDArray[np.int8] = np.zeros(size, np.int8)
-        counts: NDArray[np.int32] = np.ones(size, np.int32)
-        # Each token belongs to one sequence: its seq_id points at its own place in `slots`.
-        pointers = self.slots.ctypes.data + 4 * np.arange(size, dtype=np.uint64)
-        self._keep = (counts, pointers)
-        int32 = ctypes.POINTER(c_int32)
-        self.struct = lib.llama_batch(
-            0,
-            cast(self.tokens.ctypes.data, int32),
-            None,
-            cast(self.positions.ctypes.data, int32),
-            cast(counts.ctypes.data, int32),
-            cast(pointers.ctypes.data, ctypes.POINTER(int32)),
-            cast(self.outputs.ctypes.data, ctypes.POINTER(c_int8)),
-        )
+def _batch_struct(batch: StepBatch) -> lib.llama_batch:
+    """Gives the llama_batch over the memory of `batch`, which must outlive it."""
+    int32 = ctypes.POINTER(c_int32)
+    return lib.llama_batch(
+        0,
+        cast(batch.tokens.ctypes.data, int32),
+        None,
+        cast(batch.positions.ctypes.data, int32),
+        cast(batch.counts.ctypes.data, int32),
+        cast(batch.slot_addresses.ctypes.data, ctypes.POINTER(int32)),
+        cast(batch.outputs.ctypes.data, ctypes.POINTER(c_int8)),
+    )
 
-    def fill(self, chunks: Sequence[Chunk]) -> list[int]:
-        """Writes the chunks and gives the places in the batch whose logits are computed."""
-        end = 0
-        rows: list[int] = []
-        for chunk in chunks:
-            sequence = chunk.sequence
-            begin, end = end, end + chunk.count
-            done = sequence.computed
-            if chunk.count == 1:
-                self.tokens[begin] = sequence.tokens[done]
-                self.positions[begin] = done
-                self.slots[begin] = sequence.slot
-            else:
-                self.tokens[begin:end] = sequence.tokens[done : done + chunk.count]
-                self.positions[begin:end] = range(done, done + chunk.count)
-                self.slots[begin:end] = sequence.slot
-            self.outputs[begin:end] = 0
-            if chunk.completes:
-                self.outputs[end - 1] = 1
-                rows.append(end - 1)
-        self.struct.n_tokens = end
-        return rows
+
+class LlamaAdapter:
+    """A LoRA adapter that llama.cpp holds, as Lane.adapter names it."""
+
+    __slots__ = ("pointer",)
+
+    def __init__(self, pointer: int) -> None:
+        self.pointer = pointer
 
 
 class _Greedy:
@@ -226,25 +183,120 @@ class _Greedy:
 _GREEDY = _Greedy()
 
 
+class _Constrained:
+    """The sampler chain of a sequence whose answer follows a grammar, and that grammar's sampler."""
+
+    __slots__ = ("chain", "grammar")
+
+    def __init__(self, chain: int, grammar: int) -> None:
+        self.chain = chain
+        self.grammar = grammar
+
+
+class _Candidates:
+    """All tokens with their logits, as llama.cpp's samplers take them, filled anew for each constrained token."""
+
+    __slots__ = ("_all", "_ids", "_one")
+
+    def __init__(self, vocabulary_size: int) -> None:
+        layout = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+        self._ids = np.arange(vocabulary_size, dtype=np.int32)
+        self._all = np.zeros(vocabulary_size, layout)
+        self._one = np.zeros(1, layout)
+
+    def sample(self, sampler: _Constrained, logits: NDArray[np.float32]) -> int:
+        """Picks a token that the grammar allows and lets both samplers see it.
+
+        The chain picks first, from all tokens; only when the grammar refuses that one, it picks again, from those that
+        the grammar allows. The random state then moves on by two draws, still the same ones for the same seed.
+
+        Raises:
+            BadLogits: No token that the grammar allows is possible, or the grammar takes too long to follow.
+        """
+        began_s = time.thread_time()
+        self._fill(logits)
+        token = self._pick(sampler)
+        if not self._allowed(sampler, token):
+            self._fill(logits)
+            lib.llama_sampler_apply(sampler.grammar, ctypes.byref(_token_array(self._all)))
+            if self._all["logit"].max() == -math.inf:
+                raise BadLogits("the grammar allows no token")
+            token = self._pick(sampler)
+            # Accepting a token that the grammar refuses ends the process.
+            if not self._allowed(sampler, token):
+                raise BadLogits("no token that the grammar allows is possible")
+        lib.llama_sampler_accept(sampler.chain, token)
+        lib.llama_sampler_accept(sampler.grammar, token)
+        if time.thread_time() - began_s > MOST_GRAMMAR_S:
+            raise BadLogits("the grammar takes too long to follow")
+        return token
+
+    def _fill(self, logits: NDArray[np.float32]) -> None:
+        self._all["id"] = self._ids
+        self._all["logit"] = logits
+        self._all["p"] = 0
+
+    def _pick(self, sampler: _Constrained) -> int:
+        array = _token_array(self._all)
+        lib.llama_sampler_apply(sampler.chain, ctypes.byref(array))
+        if not 0 <= array.selected < array.size:
+            raise BadLogits("nothing was picked")
+        return int(array.data[array.selected].id)
+
+    def _allowed(self, sampler: _Constrained, token: int) -> bool:
+        self._one[0] = (token, 0, 0)
+        lib.llama_sampler_apply(sampler.grammar, ctypes.byref(_token_array(self._one)))
+        return bool(self._one["logit"][0] == 0)
+
+
+def _token_array(candidates: "NDArray[np.void]") -> lib.llama_token_data_array:
+    data = cast(candidates.ctypes.data, lib.llama_token_data_p)
+    return lib.llama_token_data_array(data, len(candidates), -1, False)
+
+
+class LlamaWeights:
+    """A model's weights. Several contexts may share them: each takes them once and gives them back."""
+
+    __slots__ = ("metadata", "model", "shape", "users", "vocabulary")
+
+    def __init__(self, model: lib.llama_model_p, headers: Sequence[GgufHeader]) -> None:
+        self.model = model
+        self.metadata = headers[0]
+        self.shape = shape_of(headers)
+        self.vocabulary = LlamaVocabulary(lib.llama_model_get_vocab(model))
+        self.users = 0
+
+
 class LlamaBackend:
     """A model loaded by llama.cpp, with one context over all sequences."""
 
     def __init__(
         self,
-        model: lib.llama_model_p,
+        weights: LlamaWeights,
         context: lib.llama_context_p,
-        vocabulary: LlamaVocabulary,
         info: ModelInfo,
         step_tokens: int,
+        log: LlamaLog,
+        give_back: Callable[[], None],
     ) -> None:
-        self._model = model
+        """Takes a context of its own over `weights`; `give_back` is called when it is closed."""
+        vocabulary = weights.vocabulary
+        self._weights = weights
         self._context = context
         self._vocabulary = vocabulary
         self._info = info
+        self._log = log
+        self._give_back = give_back
+        # Adapters belong to the weights; those still loaded go with the context.
+        self._adapters: set[LlamaAdapter] = set()
         self._memory = lib.llama_get_memory(context)
-        self._batch = _StepBatch(step_tokens)
+        self._batch = StepBatch(step_tokens)
+        self._struct = _batch_struct(self._batch)
+        self._lane = Lane()
+        self._chunks: list[slice] = []
         self._rows: list[int] = []
         self._logits: NDArray[np.float32] = np.zeros((0, vocabulary.size), np.float32)
+        self._candidates = _Candidates(vocabulary.size)
         self.tokenize = vocabulary.tokenize
         self.piece = vocabulary.piece
         self.is_end = vocabulary.is_end
@@ -254,12 +306,55 @@ class LlamaBackend:
         """What the model says of itself."""
         return self._info
 
+    def schema_grammar(self, schema: object) -> str:
+        """Translates a JSON Schema to GBNF."""
+        return schema_to_gbnf(schema)
+
+    def check_grammar(self, grammar: str) -> None:
+        """Checks that a sampler can follow a grammar."""
+        check_grammar_cost(grammar)
+        self._log.last_error = ""
+        lib.llama_sampler_free(self._grammar_sampler(grammar))
+
+    def _grammar_sampler(self, grammar: str) -> int:
+        sampler: int | None = lib.llama_sampler_init_grammar(self._vocabulary.pointer, grammar.encode(), b"root")
+        if sampler is None:
+            raise GrammarError(f"llama.cpp can't follow the grammar: {self._log.last_error or 'it gave no reason'}.")
+        return sampler
+
+    def load_adapter(self, path: Path) -> object:
+        """Loads a LoRA adapter over the model."""
+        check_adapter(path, self._weights.metadata.text("general.architecture"))
+        self._log.last_error = ""
+        pointer = lib.llama_adapter_lora_init(self._weights.model, str(path).encode())
+        if not pointer:
+            reason = self._log.last_error or "llama.cpp gave no reason"
+            raise AdapterFileError(f"{path} can't be loaded as an adapter of this model: {reason}.")
+        adapter = LlamaAdapter(pointer)
+        self._adapters.add(adapter)
+        return adapter
+
+    def free_adapter(self, handle: object) -> None:
+        """Frees an adapter; the context forgets it first, as it keeps the pointer of the last step's."""
+        if self._lane.adapter is handle:
+            self._enter(Lane())
+        if isinstance(handle, LlamaAdapter):
+            self._adapters.remove(handle)
+            lib.llama_adapter_lora_free(handle.pointer)
+
     def create_sampler(self, sampling: Sampling, seed: int, prompt: Sequence[int]) -> object:
-        """Makes a sampler chain: bias, penalties, top_k, top_p, min_p, temperature, then the draw."""
+        """Makes the sampler of one sequence; with a grammar, one that `check_grammar` let pass."""
         if sampling.greedy:
             return _GREEDY
+        if not sampling.grammar:
+            return self._chain(sampling, seed, prompt)
+        grammar = self._grammar_sampler(sampling.grammar)
+        return _Constrained(self._chain(sampling, seed, prompt), grammar)
+
+    def _chain(self, sampling: Sampling, seed: int, prompt: Sequence[int]) -> int:
+        """Makes a sampler chain: bias, penalties, top_k, top_p, min_p, temperature, then the draw."""
         size = self._vocabulary.size
-        chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
+        chain: int = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
         add = lib.llama_sampler_chain_add
         if sampling.logit_bias:
             biases = (lib.llama_logit_bias * len(sampling.logit_bias))()
@@ -293,14 +388,23 @@ class LlamaBackend:
         return chain
 
     def free_sampler(self, sampler: object) -> None:
-        """Frees a sampler chain."""
-        if sampler is not _GREEDY:
+        """Frees a sampler."""
+        if isinstance(sampler, _Constrained):
+            lib.llama_sampler_free(sampler.grammar)
+            lib.llama_sampler_free(sampler.chain)
+        elif sampler is not _GREEDY:
             lib.llama_sampler_free(sampler)
 
-    def decode(self, chunks: Sequence[Chunk]) -> None:
+    def decode(self, chunks: Sequence[Chunk], lane: Lane) -> None:
         """Computes one step."""
-        self._rows = self._batch.fill(chunks)
-        status = lib.llama_decode(self._context, self._batch.struct)
+        if lane is not self._lane and lane != self._lane:
+            self._enter(lane)
+        if lane.pooled:
+            self._rows, self._chunks = [], self._batch.fill_pooled(chunks)
+        else:
+            self._rows = self._batch.fill(chunks)
+        self._struct.n_tokens = self._batch.size
+        status = lib.llama_decode(self._context, self._struct)
         if status == 1:
             raise OutOfCells
         if status != 0:
@@ -308,10 +412,26 @@ class LlamaBackend:
         if self._rows:
             size = self._vocabulary.size
             first = addressof(lib.llama_get_logits(self._context).contents)
-            flat = (c_float * (len(self._rows) * size)).from_address(first)
-            self._logits = np.frombuffer(flat, np.float32).reshape(len(self._rows), size)
+            self._logits = _floats(first, len(self._rows), size)
 
-    def sample(self, sampler: object, row: int) -> int:
+    def _enter(self, lane: Lane) -> None:
+        """Makes the next steps those of `lane`; llama.cpp plans its work anew when the adapter is another."""
+        if (lane.adapter, lane.scale) != (self._lane.adapter, self._lane.scale):
+            count = 0 if lane.adapter is None else 1
+            adapters = (c_void_p * 1)(lane.adapter.pointer if isinstance(lane.adapter, LlamaAdapter) else None)
+            lib.llama_set_adapters_lora(self._context, adapters, count, (c_float * 1)(lane.scale))
+        if lane.pooled != self._lane.pooled:
+            lib.llama_set_embeddings(self._context, lane.pooled)
+        self._lane = lane
+
+    def pooled(self, place: int) -> NDArray[np.float32]:
+        """Gives the sum of a chunk's last hidden states."""
+        first = addressof(lib.llama_get_embeddings(self._context).contents)
+        states = _floats(first, self._batch.size, self._info.embedding_size)[self._chunks[place]]
+        total: NDArray[np.float32] = states.sum(axis=0, dtype=np.float32)
+        return total
+
+    def sample(self, sampler: object, row: int, constrained: bool = True) -> int:
         """Picks a token from a row of the last step's logits."""
         logits = self._logits[row]
         best = int(logits.argmax())
@@ -320,6 +440,10 @@ class LlamaBackend:
             raise BadLogits(f"the largest logit is {logits[best]}")
         if sampler is _GREEDY:
             return best
+        if isinstance(sampler, _Constrained):
+            if constrained:
+                return self._candidates.sample(sampler, logits)
+            sampler = sampler.chain
         return int(_sample(sampler, self._context, self._rows[row]))
 
     def logprobs(self, row: int, token: int, top: int) -> TokenLogprob:
@@ -337,40 +461,133 @@ class LlamaBackend:
     def _logprob(self, token: int, logits: NDArray[np.float32], norm: float) -> TokenLogprob:
         return TokenLogprob(token, self._vocabulary.text(token), min(0.0, float(logits[token]) - norm))
 
-    @property
-    def held_cells(self) -> int:
-        """KV cells that hold a token: the positions each slot reaches."""
-        return sum(lib.llama_memory_seq_pos_max(self._memory, slot) + 1 for slot in range(self._info.slots))
+    def share(self, source: int, target: int, begin: int, end: int) -> None:
+        """Makes cells of `source` belong to `target` too."""
+        lib.llama_memory_seq_cp(self._memory, source, target, begin, end)
 
-    def forget(self, slot: int) -> None:
-        """Frees every KV cell of a slot."""
-        lib.llama_memory_seq_rm(self._memory, slot, -1, -1)
+    def forget(self, sequence: int, begin: int = 0, end: int | None = None) -> None:
+        """Takes cells from a sequence."""
+        lib.llama_memory_seq_rm(self._memory, sequence, begin, -1 if end is None else end)
+
+    def save(self, sequence: int) -> bytes:
+        """Copies a sequence's cells to host memory."""
+        size = lib.llama_state_seq_get_size(self._context, sequence)
+        saved = np.empty(size, np.uint8)
+        target = cast(saved.ctypes.data, ctypes.POINTER(c_uint8))
+        written = lib.llama_state_seq_get_data(self._context, target, size, sequence)
+        return saved[:written].tobytes()
+
+    def restore(self, sequence: int, saved: bytes) -> None:
+        """Fills an empty sequence with saved cells."""
+        source = cast(c_char_p(saved), ctypes.POINTER(c_uint8))
+        if not lib.llama_state_seq_set_data(self._context, source, len(saved), sequence):
+            self.forget(sequence)
+            raise OutOfCells
+
+    def span(self, sequence: int) -> range:
+        """Gives the positions of a sequence's cells."""
+        first = lib.llama_memory_seq_pos_min(self._memory, sequence)
+        return range(first, lib.llama_memory_seq_pos_max(self._memory, sequence) + 1) if first >= 0 else range(0)
 
     def close(self) -> None:
-        """Frees the context, then the weights."""
+        """Frees the context and its adapters, then gives the weights back."""
         lib.llama_free(self._context)
-        lib.llama_model_free(self._model)
+        for adapter in self._adapters:
+            lib.llama_adapter_lora_free(adapter.pointer)
+        self._give_back()
 
 
-def load_llama(options: LlamaOptions, progress: Progress) -> LlamaBackend:
-    """Loads a model.
+# What must be the same for weights to be shared: the file, as it is now, and how it was loaded.
+_WeightsKey = tuple[object, ...]
 
-    Raises:
-        ModelFileError: The file is no model, is cut short, or does not fit the memory.
-    """
-    check_gguf(options.path)
-    log = LlamaLog()
-    log.install(lib)
-    lib.llama_backend_init()
-    _log.info("llama.cpp %s: %s", _text(lib.llama_version()), _text(lib.llama_print_system_info()).strip())
-    model = _load_model(options, progress, log)
+
+class LlamaLoader:
+    """Loads models one at a time; those of one file share its weights, as long as one of them is loaded."""
+
+    def __init__(self, free_bytes: Callable[[], int] = available_memory_bytes) -> None:
+        self._free_bytes = free_bytes
+        self._log = LlamaLog()
+        self._begun = False
+        # Held for as long as a model is being loaded. The other one guards `_loaded` and the counts; it comes second.
+        self._loading = threading.Lock()
+        self._counting = threading.Lock()
+        self._loaded: dict[_WeightsKey, LlamaWeights] = {}
+
+    def estimate(self, options: LlamaOptions) -> MemoryEstimate:
+        """Estimates what `load` would take.
+
+        Raises:
+            ModelFileError: The file is no model, or is cut short.
+        """
+        key = _weights_key(options)
+        return self._estimate(options, shape_of(read_model(options.path)), key in self._loaded)
+
+    def load(self, options: LlamaOptions, progress: Progress) -> LlamaBackend:
+        """Loads a model.
+
+        Raises:
+            ModelFileError: The file is no model that can be served, or is cut short.
+            MemoryInsufficient: It does not fit the memory that is free.
+        """
+        headers = read_model(options.path)
+        key = _weights_key(options)
+        with self._loading:
+            self._begin()
+            estimate = self._estimate(options, shape_of(headers), key in self._loaded)
+            if not estimate.fits:
+                raise MemoryInsufficient(options.path.name, estimate.needed_bytes, estimate.available_bytes or 0)
+            weights = self._take(key)
+            if weights is None:
+                weights = LlamaWeights(_load_model(options, progress, self._log), headers)
+                self._add(key, weights)
+            try:
+                context, info = _create_context(options, weights, estimate.cells, self._log)
+            except BaseException:
+                self._give_back(key, weights)
+                raise
+            return LlamaBackend(
+                weights, context, info, options.step_tokens, self._log, partial(self._give_back, key, weights)
+            )
+
+    def _begin(self) -> None:
+        if not self._begun:
+            self._log.install(lib)
+            lib.llama_backend_init()
+            _log.info("llama.cpp %s: %s", _text(lib.llama_version()), _text(lib.llama_print_system_info()).strip())
+            self._begun = True
+
+    def _estimate(self, options: LlamaOptions, shape: ModelShape, weights_loaded: bool) -> MemoryEstimate:
+        return estimate_memory(shape, options, self._free_bytes() if options.gpu_layers == 0 else None, weights_loaded)
+
+    def _take(self, key: _WeightsKey) -> LlamaWeights | None:
+        with self._counting:
+            weights = self._loaded.get(key)
+            if weights is not None:
+                weights.users += 1
+            return weights
+
+    def _add(self, key: _WeightsKey, weights: LlamaWeights) -> None:
+        with self._counting:
+            weights.users = 1
+            self._loaded[key] = weights
+
+    def _give_back(self, key: _WeightsKey, weights: LlamaWeights) -> None:
+        with self._counting:
+            weights.users -= 1
+            if weights.users:
+                return
+            del self._loaded[key]
+        lib.llama_model_free(weights.model)
+
+
+def _weights_key(options: LlamaOptions) -> _WeightsKey:
     try:
-        vocabulary = LlamaVocabulary(lib.llama_model_get_vocab(model))
-        context, info = _create_context(options, model, vocabulary, log)
-    except BaseException:
-        lib.llama_model_free(model)
-        raise
-    return LlamaBackend(model, context, vocabulary, info, options.step_tokens)
+        path = options.path.resolve()
+        status = path.stat()
+    except OSError as error:
+        raise ModelFileError(f"The model file {options.path} can't be read: {error.strerror}.") from error
+    placed = (options.gpu_layers, options.devices, options.main_gpu, options.split_mode, options.mmap, options.mlock)
+    return (path, status.st_mtime_ns, status.st_size, *placed)
 
 
 def _load_model(options: LlamaOptions, progress: Progress, log: LlamaLog) -> lib.llama_model_p:
@@ -397,36 +614,52 @@ def _load_model(options: LlamaOptions, progress: Progress, log: LlamaLog) -> lib
 
     callback = lib.llama_progress_callback(report)
     params.progress_callback = callback
+    log.last_error = ""
     model: lib.llama_model_p | None = lib.llama_model_load_from_file(str(options.path).encode(), params)
     if not model:
         raise ModelFileError(
             f"{options.path} can't be loaded as a model: {log.last_error or 'llama.cpp gave no reason'}."
         )
+    try:
+        _check_servable(options, model)
+    except ModelFileError:
+        lib.llama_model_free(model)
+        raise
     return model
 
 
-def _create_context(
-    options: LlamaOptions, model: lib.llama_model_p, vocabulary: LlamaVocabulary, log: LlamaLog
-) -> tuple[lib.llama_context_p, ModelInfo]:
+def _check_servable(options: LlamaOptions, model: lib.llama_model_p) -> None:
     if lib.llama_model_has_encoder(model) or not lib.llama_model_has_decoder(model):
         raise ModelFileError(f"{options.path} is not a model that generates text.")
-    metadata = _metadata(model)
+    if lib.llama_model_is_recurrent(model) or lib.llama_model_is_hybrid(model):
+        raise ModelFileError(
+            f"{options.path} is a model that keeps a running state in place of one cell for each token, which can't be "
+            "shared or cut."
+        )
+
+
+def _create_context(
+    options: LlamaOptions, weights: LlamaWeights, cells: int, log: LlamaLog
+) -> tuple[lib.llama_context_p, ModelInfo]:
+    model, vocabulary, metadata = weights.model, weights.vocabulary, weights.metadata
     context_tokens = min(options.context_tokens, lib.llama_model_n_ctx_train(model))
-    cells = options.cells or CellBudget(
-        bytes_per_cell=_bytes_per_cell(options, model, metadata),
-        available_bytes=available_memory_bytes() if options.gpu_layers == 0 else None,
-    ).cells(options.slots, context_tokens)
     if cells < context_tokens:
         raise ModelFileError(
             f"A KV cache of {cells} tokens can't hold one context window of {context_tokens}; "
             "raise kv_cells or lower context_tokens."
         )
     threads = options.threads or physical_cores()
+    sequences = max(options.slots, min(options.sequences, lib.llama_max_parallel_sequences()))
     params = lib.llama_context_default_params()
     params.n_ctx = cells
     params.n_batch = options.step_tokens
     params.n_ubatch = options.step_tokens
-    params.n_seq_max = options.slots
+    params.n_seq_max = sequences
+    # llama.cpp ends the process when this is less than either.
+    params.n_outputs_max = max(options.step_tokens, sequences)
+    if f"{metadata.text('general.architecture')}.pooling_type" in metadata.metadata:
+        # An embedding model would pool by itself; here the sum over a text's tokens is the engine's work.
+        params.pooling_type = lib.LLAMA_POOLING_TYPE_NONE
     params.kv_unified = True
     params.n_threads = threads
     params.n_threads_batch = threads
@@ -435,6 +668,7 @@ def _create_context(
     params.type_v = CACHE_TYPES[options.cache_type_v]
     params.offload_kqv = options.gpu_layers != 0
     params.no_perf = True
+    log.last_error = ""
     context = lib.llama_init_from_model(model, params)
     if not context:
         raise ModelFileError(
@@ -442,13 +676,15 @@ def _create_context(
         )
     template = lib.llama_model_chat_template(model, None)
     info = ModelInfo(
-        display_name=metadata.get("general.name", options.path.stem),
+        display_name=metadata.text("general.name") or options.path.stem,
         parameters=lib.llama_model_n_params(model),
         size_bytes=lib.llama_model_size(model),
         quantization=_quantization(lib.llama_model_ftype(model)),
         context_tokens=context_tokens,
         slots=options.slots,
+        sequences=sequences,
         cells=int(lib.llama_n_ctx(context)),
+        embedding_size=lib.llama_model_n_embd_out(model),
         vocabulary_size=vocabulary.size,
         longest_token_bytes=vocabulary.longest,
         chat_template=_text(template) if template else "",
@@ -456,7 +692,7 @@ def _create_context(
         eos_token=vocabulary.text(vocabulary.eos).decode(errors="replace"),
         prompt_prefix=((vocabulary.bos,) if vocabulary.adds_bos else ()),
         marker_texts=vocabulary.markers,
-        recommended=_recommended_sampling(metadata),
+        recommended=recommended_sampling(metadata),
     )
     _log.info(
         "Loaded %s (%s, %d parameters, %d MiB): %d slots, %d tokens of context each, %d KV cells of type %s/%s, "
@@ -482,38 +718,6 @@ def _offloaded(options: LlamaOptions, model: lib.llama_model_p) -> int:
     if not lib.llama_supports_gpu_offload():
         return 0
     return int(layers if options.gpu_layers < 0 else min(options.gpu_layers, layers))
-
-
-def _bytes_per_cell(options: LlamaOptions, model: lib.llama_model_p, metadata: dict[str, str]) -> float:
-    architecture = metadata.get("general.architecture", "")
-    heads = max(1, lib.llama_model_n_head(model))
-    width = lib.llama_model_n_embd(model) / heads
-    key = float(metadata.get(f"{architecture}.attention.key_length", width))
-    value = float(metadata.get(f"{architecture}.attention.value_length", width))
-    bits = key * CACHE_BITS[options.cache_type_k] + value * CACHE_BITS[options.cache_type_v]
-    return float(lib.llama_model_n_layer(model) * lib.llama_model_n_head_kv(model) * bits / 8)
-
-
-def _metadata(model: lib.llama_model_p) -> dict[str, str]:
-    """Reads the short values of the model's metadata; a longer one, such as a template, is cut."""
-    buffer = ctypes.create_string_buffer(512)
-    metadata: dict[str, str] = {}
-    for index in range(lib.llama_model_meta_count(model)):
-        lib.llama_model_meta_key_by_index(model, index, buffer, len(buffer))
-        name = _text(buffer.value)
-        lib.llama_model_meta_val_str_by_index(model, index, buffer, len(buffer))
-        metadata[name] = _text(buffer.value)
-    return metadata
-
-
-def _recommended_sampling(metadata: dict[str, str]) -> dict[str, float]:
-    found: dict[str, float] = {}
-    for name, value in _RECOMMENDED.items():
-        try:
-            found[value] = float(metadata[f"general.sampling.{name}"])
-        except (KeyError, ValueError):
-            continue
-    return found
 
 
 def _quantization(ftype: int) -> str:

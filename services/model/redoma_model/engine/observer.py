@@ -9,7 +9,7 @@ class EngineObserver(Protocol):
     def loading(self, progress: float) -> None:
         """The weights are loaded to this part, 0 to 1."""
 
-    def admitted(self, input_tokens: int, queue_s: float) -> None:
+    def admitted(self, input_tokens: int, cached_tokens: int, queue_s: float) -> None:
         """A request got its place in the batch."""
 
     def first_token(self, since_submit_s: float) -> None:
@@ -34,7 +34,7 @@ class SilentObserver:
     def loading(self, progress: float) -> None:
         """Ignores it."""
 
-    def admitted(self, input_tokens: int, queue_s: float) -> None:
+    def admitted(self, input_tokens: int, cached_tokens: int, queue_s: float) -> None:
         """Ignores it."""
 
     def first_token(self, since_submit_s: float) -> None:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from redoma_kit.errors import InvalidField
 from redoma_model.engine.backend import ModelInfo, Tokenizer
@@ -91,6 +92,14 @@ class PromptBuilder:
         """
         check_messages(messages, continue_final)
         return len(self._assemble(messages, _Contents(self, messages, continue_final), continue_final, 0).tokens)
+
+    def system_prefix(self, system: str) -> tuple[int, ...]:
+        """Gives the tokens that every prompt with this system message begins with."""
+        prompts = [
+            self.build((Message(Role.SYSTEM, system), Message(Role.USER, user)), False, False, 1).tokens
+            for user in ("A", "1")
+        ]
+        return tuple(first for first, _ in takewhile(lambda pair: pair[0] == pair[1], zip(*prompts, strict=False)))
 
     def content_tokens(self, content: str) -> list[int]:
         """Tokenizes a message's content as plain text.

@@ -31,6 +31,7 @@ class Sampling:
         logit_bias: Added to logits, by token id; -100 forbids.
         logprobs: Whether to report log probabilities.
         top_logprobs: How many alternatives to report at each position.
+        grammar: Restricts the answer, in GBNF; empty is none.
     """
 
     temperature: float = 0.8
@@ -47,11 +48,12 @@ class Sampling:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     logprobs: bool = False
     top_logprobs: int = 0
+    grammar: str = ""
 
     @property
     def greedy(self) -> bool:
-        """Whether the most probable token is taken as the logits stand, with nothing to add or subtract."""
-        return self.temperature == 0 and not self.logit_bias and not self.penalized
+        """Whether the most probable token is taken as the logits stand, with nothing to add, subtract or forbid."""
+        return self.temperature == 0 and not self.logit_bias and not self.penalized and not self.grammar
 
     @property
     def penalized(self) -> bool:

@@ -1,39 +1,82 @@
-"""Which requests run: first come, first served, within the slots and the KV cells there are.
+"""Which requests have a place in the batch: the poorest tenant's first, each tenant's own in the order of arrival.
 
-A request is admitted when a slot is free and its prompt plus a headroom for its answer fit the cells nobody has
-reserved; none overtakes another. The headroom is less than the worst case, so that ordinary requests fill all slots.
-When the cells run out all the same, the youngest running request gives its cells up, waits at the head of the queue and
-is computed again from its tokens: its stream only pauses. The oldest never does, and a context window fits the cells,
-so every request comes to its end.
+A place is a slot and the KV cells for the prompt and a headroom for the answer. The headroom is less than the worst
+case, so that ordinary requests fill all slots; when cells run out all the same, cached prefixes go first, then the
+richest tenant's youngest request gives its place up for a time.
+
+A tenant that runs nothing is let in beyond the ordinary slots, so that its first token waits for nobody. Beyond that
+a request takes the place of a richer tenant's youngest one in three cases: its tenant runs nothing and it is new;
+its tenant runs less than its share of what the two run; or the richer tenant is ahead by a quantum of service. The
+last lets more tenants than there are places take turns; the quantum keeps them from doing so at every step.
 """
 
 from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
-from redoma_model.engine.batch import Chunk, compose
+from redoma_model.engine.fair_share import Account, FairShare
 from redoma_model.engine.sequence import NO_SLOT, Sequence
+
+# Service, in weighted tokens, by which a tenant must be ahead of another to give a place up to it.
+QUANTUM = 512.0
+# How fast the estimate of a line's pace follows.
+INTERVAL_FOLLOWS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What there is to give away.
+
+    Attributes:
+        slots: Requests that run at once.
+        spare_slots: Beyond them, for tenants that run nothing.
+    """
+
+    slots: int
+    spare_slots: int
+
+    @property
+    def all_slots(self) -> int:
+        """Spare ones included."""
+        return self.slots + self.spare_slots
+
+
+@dataclass(slots=True, eq=False)
+class Line:
+    """A tenant's requests: those that wait, the first first, and those that run, the youngest last.
+
+    Attributes:
+        interval_s: Seconds between two admissions while some waited, lately; 0 while that is not known.
+    """
+
+    account: Account
+    waiting: deque[Sequence] = field(default_factory=deque)
+    running: list[Sequence] = field(default_factory=list)
+    interval_s: float = 0.0
+    _admitted_at: float | None = None
+
+    def note_admission(self, now: float) -> None:
+        """Learns how fast the line moves from the admission of one of its requests for the first time."""
+        if self._admitted_at is not None:
+            self.interval_s += INTERVAL_FOLLOWS * (now - self._admitted_at - self.interval_s)
+        self._admitted_at = now if self.waiting else None
 
 
 class Scheduler:
-    """Holds the waiting and the running sequences. Not thread-safe: the engine's thread owns it."""
+    """Holds the waiting and the running sequences. Not thread-safe: the engine's thread owns it.
 
-    __slots__ = ("_cells", "_free_slots", "_headroom_tokens", "_step_tokens", "running", "waiting")
+    What a place costs and how one is given up, in cells and copies, is the caller's business: it gives `seat`, which
+    tries to give a sequence the slot and tells whether the cells sufficed, and `unseat`, which takes a running one's
+    away.
+    """
 
-    def __init__(self, slots: int, cells: int, step_tokens: int, headroom_tokens: int) -> None:
-        """Makes a scheduler.
-
-        Args:
-            slots: How many sequences run at once.
-            cells: Tokens the KV cache holds.
-            step_tokens: Most tokens of one step; more than `slots`.
-            headroom_tokens: Cells set aside for the answer of a request when it is admitted.
-        """
-        self._cells = cells
-        self._step_tokens = step_tokens
-        self._headroom_tokens = headroom_tokens
-        self._free_slots = list(range(slots - 1, -1, -1))
-        self.waiting: deque[Sequence] = deque()
-        # In the order of admission, which is the order of arrival.
+    def __init__(self, capacity: Capacity, fair: FairShare) -> None:
+        self.capacity = capacity
+        self.fair = fair
+        self._lines: dict[str, Line] = {}
+        self._free_slots = list(range(capacity.all_slots - 1, -1, -1))
         self.running: list[Sequence] = []
+        self.waiting = 0
 
     @property
     def idle(self) -> bool:
@@ -41,66 +84,131 @@ class Scheduler:
         return not self.running and not self.waiting
 
     @property
-    def used_cells(self) -> int:
-        """KV cells that hold a token."""
-        return sum(sequence.computed for sequence in self.running)
+    def free_slots(self) -> int:
+        """Ordinary slots that nobody has."""
+        return max(0, self.capacity.slots - len(self.running))
 
     @property
-    def free_slots(self) -> int:
-        """How many more sequences could run."""
-        return len(self._free_slots)
+    def all_slots_free(self) -> bool:
+        """Whether no sequence has a slot, by the books of slots."""
+        return len(self._free_slots) == self.capacity.all_slots
+
+    def lines(self) -> Iterator[Line]:
+        """Gives the lines of all tenants that have requests."""
+        return iter(self._lines.values())
+
+    def line(self, tenant: str) -> Line | None:
+        """Gives a tenant's line, if it has requests."""
+        return self._lines.get(tenant)
 
     def add(self, sequence: Sequence) -> None:
-        """Queues a sequence."""
-        self.waiting.append(sequence)
+        """Puts a new sequence at the end of its tenant's line and counts it in."""
+        request = sequence.request
+        sequence.account = self.fair.join(request.tenant, request.weight)
+        line = self._lines.setdefault(request.tenant, Line(sequence.account))
+        if not line.waiting:
+            # As a tenant that begins to ask for more than it has, it starts no lower than those who ask already.
+            sequence.account.lift(other.account for other in self._lines.values() if other.waiting)
+        line.waiting.append(sequence)
+        self.waiting += 1
 
-    def admit(self) -> list[Sequence]:
-        """Gives slots to the sequences at the head of the queue, as many as fit."""
+    def remove(self, sequence: Sequence) -> None:
+        """Takes a sequence out, waiting or running, and counts it out."""
+        line = self._lines[sequence.request.tenant]
+        if sequence.slot == NO_SLOT:
+            line.waiting.remove(sequence)
+            self.waiting -= 1
+        else:
+            self._leave(sequence, line)
+        if not line.waiting and not line.running:
+            del self._lines[sequence.request.tenant]
+        self.fair.leave(sequence.account)
+
+    def preempt(self, sequence: Sequence) -> None:
+        """Takes a running sequence's slot and puts it at the head of its tenant's line."""
+        line = self._lines[sequence.request.tenant]
+        self._leave(sequence, line)
+        line.waiting.appendleft(sequence)
+        self.waiting += 1
+
+    def admit(self, seat: Callable[[Sequence], bool], unseat: Callable[[Sequence], None]) -> list[Sequence]:
+        """Gives places to waiting sequences, the poorest tenants' first, as far as places go."""
         admitted: list[Sequence] = []
-        reserved = sum(max(sequence.reserved_cells, len(sequence.tokens)) for sequence in self.running)
-        while self.waiting and self._free_slots:
-            sequence = self.waiting[0]
-            to_come = sequence.limit - sequence.output_tokens
-            needed = len(sequence.tokens) + min(to_come, self._headroom_tokens)
-            if self.running and reserved + needed > self._cells:
-                break
-            self.waiting.popleft()
-            sequence.slot = self._free_slots.pop()
-            sequence.reserved_cells = needed
-            reserved += needed
-            self.running.append(sequence)
-            admitted.append(sequence)
+        # Tenants whose first request can't be placed now; a poorer one that waits for cells is not overtaken by its
+        # own.
+        stuck: set[str] = set()
+        while self.waiting and (line := self._poorest(stuck)) is not None:
+            sequence = line.waiting[0]
+            if self._place(sequence, line, seat, unseat, admitted):
+                admitted.append(sequence)
+            else:
+                stuck.add(sequence.request.tenant)
         return admitted
 
-    def next_step(self) -> list[Chunk]:
-        """Composes the next step out of the running sequences, no larger than the free cells."""
-        return compose(self.running, min(self._step_tokens, self._cells - self.used_cells))
-
-    @property
-    def short_of_cells(self) -> bool:
-        """Whether the running sequences can't all go on by one token."""
-        return len(self.running) > 1 and self.used_cells + len(self.running) > self._cells
-
-    def preempt_youngest(self) -> tuple[Sequence, int] | None:
-        """Takes slot and cells from the youngest running sequence and puts it at the head of the queue.
-
-        Returns the sequence and the slot it had, or None when only one runs.
-        """
+    def richest(self) -> Sequence | None:
+        """Gives the sequence to preempt when the running ones can't all go on; None when only one runs."""
         if len(self.running) < 2:
             return None
-        sequence = self.running[-1]
-        slot = self.remove(sequence)
-        sequence.computed = 0
-        self.waiting.appendleft(sequence)
-        return sequence, slot
+        line = max((line for line in self._lines.values() if line.running), key=lambda line: line.account.counter)
+        return line.running[-1]
 
-    def remove(self, sequence: Sequence) -> int:
-        """Takes a sequence out, waiting or running, and gives the slot it had or NO_SLOT."""
-        slot = sequence.slot
-        if slot == NO_SLOT:
-            self.waiting.remove(sequence)
-            return NO_SLOT
+    def _place(
+        self,
+        sequence: Sequence,
+        line: Line,
+        seat: Callable[[Sequence], bool],
+        unseat: Callable[[Sequence], None],
+        admitted: list[Sequence],
+    ) -> bool:
+        while True:
+            if self._has_slot(line) and self._sit(sequence, line, seat):
+                return True
+            victim = self._victim(sequence, line, admitted)
+            if victim is None:
+                return False
+            unseat(victim)
+
+    def _has_slot(self, line: Line) -> bool:
+        free = len(self.running) < self.capacity.slots
+        return bool(self._free_slots) and (free or not line.running)
+
+    def _sit(self, sequence: Sequence, line: Line, seat: Callable[[Sequence], bool]) -> bool:
+        sequence.slot = self._free_slots.pop()
+        if not seat(sequence):
+            self._free_slots.append(sequence.slot)
+            sequence.slot = NO_SLOT
+            return False
+        line.waiting.popleft()
+        self.waiting -= 1
+        line.running.append(sequence)
+        self.running.append(sequence)
+        return True
+
+    def _victim(self, sequence: Sequence, line: Line, admitted: list[Sequence]) -> Sequence | None:
+        """Gives the running sequence whose place `sequence` may take, or None."""
+        others = [other for other in self._lines.values() if other.running and other is not line]
+        for other in sorted(others, key=lambda other: -other.account.counter):
+            youngest = other.running[-1]
+            if youngest not in admitted and self._may_take(sequence, line, other):
+                return youngest
+        return None
+
+    def _may_take(self, sequence: Sequence, line: Line, other: Line) -> bool:
+        mine, theirs = line.account, other.account
+        if mine.counter > theirs.counter:
+            return False
+        if not line.running and not sequence.is_preempted:
+            return True
+        if (len(line.running) + 1) * theirs.weight <= (len(other.running) - 1) * mine.weight:
+            return True
+        return theirs.counter - mine.counter >= QUANTUM / mine.weight
+
+    def _poorest(self, stuck: set[str]) -> Line | None:
+        waiting = (line for tenant, line in self._lines.items() if line.waiting and tenant not in stuck)
+        return min(waiting, key=lambda line: line.account.counter, default=None)
+
+    def _leave(self, sequence: Sequence, line: Line) -> None:
+        line.running.remove(sequence)
         self.running.remove(sequence)
-        self._free_slots.append(slot)
+        self._free_slots.append(sequence.slot)
         sequence.slot = NO_SLOT
-        return slot

@@ -7,6 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 
+import numpy as np
+from numpy.typing import NDArray
+
 from redoma_model.engine.backend import TokenLogprob
 from redoma_model.errors import ReaderTooSlow
 
@@ -23,6 +26,7 @@ class Started:
     """The request has its place in the batch."""
 
     input_tokens: int
+    cached_tokens: int
     queue_s: float
 
 
@@ -47,15 +51,16 @@ class Delta:
         self.logprobs += later.logprobs
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Done:
-    """The answer is complete; counts are final."""
+    """The answer is complete; counts are final. An embedding has shape (embedding_size,) and length 1."""
 
     finish_reason: FinishReason
     output_tokens: int
     reasoning_tokens: int
     prefill_s: float
     decode_s: float
+    embedding: NDArray[np.float32] | None = None
 
 
 Event = Started | Delta | Done

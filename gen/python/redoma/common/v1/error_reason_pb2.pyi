@@ -124,6 +124,44 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """RESOURCE_EXHAUSTED. The request is larger than the edge takes.
       {"reason": "REQUEST_TOO_LARGE", "metadata": {"limit_bytes": "4194304"}}
     """
+    ERROR_REASON_MODEL_NOT_PROVISIONED: _ErrorReason.ValueType  # 26
+    """UNAVAILABLE, with RetryInfo. The tenant's own model process, which it is not served without, is not ready.
+      {"reason": "MODEL_NOT_PROVISIONED", "metadata": {"tenant": "acme"}}
+    """
+    ERROR_REASON_MODEL_DEDICATED: _ErrorReason.ValueType  # 27
+    """PERMISSION_DENIED. This model process serves one tenant alone, and the caller is another.
+      {"reason": "MODEL_DEDICATED"}
+    """
+    ERROR_REASON_ADAPTER_NOT_FOUND: _ErrorReason.ValueType  # 28
+    """NOT_FOUND. No adapter of that digest or manifest is there.
+      {"reason": "ADAPTER_NOT_FOUND", "metadata": {"adapter": "sha256:9f86d081"}}
+    """
+    ERROR_REASON_ADAPTER_DENIED: _ErrorReason.ValueType  # 29
+    """PERMISSION_DENIED. The adapter's manifest names another tenant than the caller's.
+      {"reason": "ADAPTER_DENIED"}
+    """
+    ERROR_REASON_ADAPTER_INCOMPATIBLE: _ErrorReason.ValueType  # 30
+    """FAILED_PRECONDITION. The adapter can't be used: it is for another base model, or its file is broken. `metadata.problem`
+    is "base", "file", "digest" or "manifest".
+      {"reason": "ADAPTER_INCOMPATIBLE", "metadata": {"problem": "base"}}
+    """
+    ERROR_REASON_DEADLINE_UNREACHABLE: _ErrorReason.ValueType  # 31
+    """RESOURCE_EXHAUSTED, with RetryInfo. The request was refused while it waited, since it could not begin to answer before its
+    deadline.
+      {"reason": "DEADLINE_UNREACHABLE", "metadata": {"remaining_s": "0.5", "needed_s": "3.2"}}
+    """
+    ERROR_REASON_MEMORY_INSUFFICIENT: _ErrorReason.ValueType  # 32
+    """RESOURCE_EXHAUSTED. The model would not fit the memory that is free.
+      {"reason": "MEMORY_INSUFFICIENT", "metadata": {"needed_bytes": "9126805504", "available_bytes": "4294967296"}}
+    """
+    ERROR_REASON_TENANT_PURGED: _ErrorReason.ValueType  # 33
+    """ABORTED. An operator dropped all that the model service holds of the tenant while the request ran.
+      {"reason": "TENANT_PURGED"}
+    """
+    ERROR_REASON_MODEL_FILE_INVALID: _ErrorReason.ValueType  # 34
+    """INVALID_ARGUMENT. The file is no model that can be served: it is missing, cut short, not GGUF, or of an unknown kind.
+      {"reason": "MODEL_FILE_INVALID", "metadata": {"file": "qwen.gguf"}}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason says why a call failed. A failed call's status carries exactly one google.rpc.ErrorInfo whose
@@ -232,5 +270,43 @@ ERROR_REASON_SERVICE_UNREACHABLE: ErrorReason.ValueType  # 24
 ERROR_REASON_REQUEST_TOO_LARGE: ErrorReason.ValueType  # 25
 """RESOURCE_EXHAUSTED. The request is larger than the edge takes.
   {"reason": "REQUEST_TOO_LARGE", "metadata": {"limit_bytes": "4194304"}}
+"""
+ERROR_REASON_MODEL_NOT_PROVISIONED: ErrorReason.ValueType  # 26
+"""UNAVAILABLE, with RetryInfo. The tenant's own model process, which it is not served without, is not ready.
+  {"reason": "MODEL_NOT_PROVISIONED", "metadata": {"tenant": "acme"}}
+"""
+ERROR_REASON_MODEL_DEDICATED: ErrorReason.ValueType  # 27
+"""PERMISSION_DENIED. This model process serves one tenant alone, and the caller is another.
+  {"reason": "MODEL_DEDICATED"}
+"""
+ERROR_REASON_ADAPTER_NOT_FOUND: ErrorReason.ValueType  # 28
+"""NOT_FOUND. No adapter of that digest or manifest is there.
+  {"reason": "ADAPTER_NOT_FOUND", "metadata": {"adapter": "sha256:9f86d081"}}
+"""
+ERROR_REASON_ADAPTER_DENIED: ErrorReason.ValueType  # 29
+"""PERMISSION_DENIED. The adapter's manifest names another tenant than the caller's.
+  {"reason": "ADAPTER_DENIED"}
+"""
+ERROR_REASON_ADAPTER_INCOMPATIBLE: ErrorReason.ValueType  # 30
+"""FAILED_PRECONDITION. The adapter can't be used: it is for another base model, or its file is broken. `metadata.problem`
+is "base", "file", "digest" or "manifest".
+  {"reason": "ADAPTER_INCOMPATIBLE", "metadata": {"problem": "base"}}
+"""
+ERROR_REASON_DEADLINE_UNREACHABLE: ErrorReason.ValueType  # 31
+"""RESOURCE_EXHAUSTED, with RetryInfo. The request was refused while it waited, since it could not begin to answer before its
+deadline.
+  {"reason": "DEADLINE_UNREACHABLE", "metadata": {"remaining_s": "0.5", "needed_s": "3.2"}}
+"""
+ERROR_REASON_MEMORY_INSUFFICIENT: ErrorReason.ValueType  # 32
+"""RESOURCE_EXHAUSTED. The model would not fit the memory that is free.
+  {"reason": "MEMORY_INSUFFICIENT", "metadata": {"needed_bytes": "9126805504", "available_bytes": "4294967296"}}
+"""
+ERROR_REASON_TENANT_PURGED: ErrorReason.ValueType  # 33
+"""ABORTED. An operator dropped all that the model service holds of the tenant while the request ran.
+  {"reason": "TENANT_PURGED"}
+"""
+ERROR_REASON_MODEL_FILE_INVALID: ErrorReason.ValueType  # 34
+"""INVALID_ARGUMENT. The file is no model that can be served: it is missing, cut short, not GGUF, or of an unknown kind.
+  {"reason": "MODEL_FILE_INVALID", "metadata": {"file": "qwen.gguf"}}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

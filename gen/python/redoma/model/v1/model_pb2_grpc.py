@@ -30,7 +30,9 @@ class ModelServiceStub:
     of the tenant it is made for, in the `redoma-identity` metadata, and needs the scope `generate`.
 
     Errors of every call: UNAUTHENTICATED (CREDENTIAL_INVALID), PERMISSION_DENIED (METHOD_DENIED, SCOPE_MISSING),
-    UNAVAILABLE (MODEL_LOADING, SHUTTING_DOWN), NOT_FOUND (MODEL_NOT_FOUND).
+    UNAVAILABLE (MODEL_LOADING, MODEL_NOT_PROVISIONED, SHUTTING_DOWN), NOT_FOUND (MODEL_NOT_FOUND), PERMISSION_DENIED
+    (MODEL_DEDICATED). Errors of calls whose identity names an adapter: NOT_FOUND (ADAPTER_NOT_FOUND), PERMISSION_DENIED
+    (ADAPTER_DENIED).
     """
 
     def __init__(self, channel):
@@ -49,6 +51,11 @@ class ModelServiceStub:
                 request_serializer=redoma_dot_model_dot_v1_dot_model__pb2.CountTokensRequest.SerializeToString,
                 response_deserializer=redoma_dot_model_dot_v1_dot_model__pb2.CountTokensResponse.FromString,
                 _registered_method=True)
+        self.Embed = channel.unary_unary(
+                '/redoma.model.v1.ModelService/Embed',
+                request_serializer=redoma_dot_model_dot_v1_dot_model__pb2.EmbedRequest.SerializeToString,
+                response_deserializer=redoma_dot_model_dot_v1_dot_model__pb2.EmbedResponse.FromString,
+                _registered_method=True)
         self.ListModels = channel.unary_unary(
                 '/redoma.model.v1.ModelService/ListModels',
                 request_serializer=redoma_dot_model_dot_v1_dot_model__pb2.ListModelsRequest.SerializeToString,
@@ -66,7 +73,9 @@ class ModelServiceServicer:
     of the tenant it is made for, in the `redoma-identity` metadata, and needs the scope `generate`.
 
     Errors of every call: UNAUTHENTICATED (CREDENTIAL_INVALID), PERMISSION_DENIED (METHOD_DENIED, SCOPE_MISSING),
-    UNAVAILABLE (MODEL_LOADING, SHUTTING_DOWN), NOT_FOUND (MODEL_NOT_FOUND).
+    UNAVAILABLE (MODEL_LOADING, MODEL_NOT_PROVISIONED, SHUTTING_DOWN), NOT_FOUND (MODEL_NOT_FOUND), PERMISSION_DENIED
+    (MODEL_DEDICATED). Errors of calls whose identity names an adapter: NOT_FOUND (ADAPTER_NOT_FOUND), PERMISSION_DENIED
+    (ADAPTER_DENIED).
     """
 
     def Generate(self, request, context):
@@ -74,8 +83,8 @@ class ModelServiceServicer:
         status and no `done`. The service sends its response headers as soon as the request is accepted, before it waits
         for a place in the batch.
 
-        Errors: INVALID_ARGUMENT (INVALID_FIELD, PROMPT_TOO_LONG), RESOURCE_EXHAUSTED (QUEUE_FULL, READER_TOO_SLOW),
-        DEADLINE_EXCEEDED, INTERNAL (GENERATION_FAILED).
+        Errors: INVALID_ARGUMENT (INVALID_FIELD, PROMPT_TOO_LONG), RESOURCE_EXHAUSTED (QUEUE_FULL, DEADLINE_UNREACHABLE,
+        READER_TOO_SLOW), DEADLINE_EXCEEDED, ABORTED (TENANT_PURGED), INTERNAL (GENERATION_FAILED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -85,6 +94,17 @@ class ModelServiceServicer:
         """Counts the tokens of a prompt as Generate would see it, without generating.
 
         Errors: INVALID_ARGUMENT (INVALID_FIELD).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Embed(self, request, context):
+        """Computes an embedding of each input: a vector of length 1 that stands for its meaning. The inputs of one call are batched,
+        with each other and with other tenants' calls.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELD, PROMPT_TOO_LONG), RESOURCE_EXHAUSTED (QUEUE_FULL, DEADLINE_UNREACHABLE),
+        DEADLINE_EXCEEDED, ABORTED (TENANT_PURGED), INTERNAL (GENERATION_FAILED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -117,6 +137,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     request_deserializer=redoma_dot_model_dot_v1_dot_model__pb2.CountTokensRequest.FromString,
                     response_serializer=redoma_dot_model_dot_v1_dot_model__pb2.CountTokensResponse.SerializeToString,
             ),
+            'Embed': grpc.unary_unary_rpc_method_handler(
+                    servicer.Embed,
+                    request_deserializer=redoma_dot_model_dot_v1_dot_model__pb2.EmbedRequest.FromString,
+                    response_serializer=redoma_dot_model_dot_v1_dot_model__pb2.EmbedResponse.SerializeToString,
+            ),
             'ListModels': grpc.unary_unary_rpc_method_handler(
                     servicer.ListModels,
                     request_deserializer=redoma_dot_model_dot_v1_dot_model__pb2.ListModelsRequest.FromString,
@@ -140,7 +165,9 @@ class ModelService:
     of the tenant it is made for, in the `redoma-identity` metadata, and needs the scope `generate`.
 
     Errors of every call: UNAUTHENTICATED (CREDENTIAL_INVALID), PERMISSION_DENIED (METHOD_DENIED, SCOPE_MISSING),
-    UNAVAILABLE (MODEL_LOADING, SHUTTING_DOWN), NOT_FOUND (MODEL_NOT_FOUND).
+    UNAVAILABLE (MODEL_LOADING, MODEL_NOT_PROVISIONED, SHUTTING_DOWN), NOT_FOUND (MODEL_NOT_FOUND), PERMISSION_DENIED
+    (MODEL_DEDICATED). Errors of calls whose identity names an adapter: NOT_FOUND (ADAPTER_NOT_FOUND), PERMISSION_DENIED
+    (ADAPTER_DENIED).
     """
 
     @staticmethod
@@ -187,6 +214,33 @@ class ModelService:
             '/redoma.model.v1.ModelService/CountTokens',
             redoma_dot_model_dot_v1_dot_model__pb2.CountTokensRequest.SerializeToString,
             redoma_dot_model_dot_v1_dot_model__pb2.CountTokensResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Embed(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/redoma.model.v1.ModelService/Embed',
+            redoma_dot_model_dot_v1_dot_model__pb2.EmbedRequest.SerializeToString,
+            redoma_dot_model_dot_v1_dot_model__pb2.EmbedResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -31,7 +31,9 @@ class ModelServiceStub:
     of the tenant it is made for, in the `redoma-identity` metadata, and needs the scope `generate`.
 
     Errors of every call: UNAUTHENTICATED (CREDENTIAL_INVALID), PERMISSION_DENIED (METHOD_DENIED, SCOPE_MISSING),
-    UNAVAILABLE (MODEL_LOADING, SHUTTING_DOWN), NOT_FOUND (MODEL_NOT_FOUND).
+    UNAVAILABLE (MODEL_LOADING, MODEL_NOT_PROVISIONED, SHUTTING_DOWN), NOT_FOUND (MODEL_NOT_FOUND), PERMISSION_DENIED
+    (MODEL_DEDICATED). Errors of calls whose identity names an adapter: NOT_FOUND (ADAPTER_NOT_FOUND), PERMISSION_DENIED
+    (ADAPTER_DENIED).
     """
 
     @_typing.overload
@@ -43,13 +45,20 @@ class ModelServiceStub:
     status and no `done`. The service sends its response headers as soon as the request is accepted, before it waits
     for a place in the batch.
 
-    Errors: INVALID_ARGUMENT (INVALID_FIELD, PROMPT_TOO_LONG), RESOURCE_EXHAUSTED (QUEUE_FULL, READER_TOO_SLOW),
-    DEADLINE_EXCEEDED, INTERNAL (GENERATION_FAILED).
+    Errors: INVALID_ARGUMENT (INVALID_FIELD, PROMPT_TOO_LONG), RESOURCE_EXHAUSTED (QUEUE_FULL, DEADLINE_UNREACHABLE,
+    READER_TOO_SLOW), DEADLINE_EXCEEDED, ABORTED (TENANT_PURGED), INTERNAL (GENERATION_FAILED).
     """
     CountTokens: _grpc.UnaryUnaryMultiCallable[_model_pb2.CountTokensRequest, _model_pb2.CountTokensResponse]
     """Counts the tokens of a prompt as Generate would see it, without generating.
 
     Errors: INVALID_ARGUMENT (INVALID_FIELD).
+    """
+    Embed: _grpc.UnaryUnaryMultiCallable[_model_pb2.EmbedRequest, _model_pb2.EmbedResponse]
+    """Computes an embedding of each input: a vector of length 1 that stands for its meaning. The inputs of one call are batched,
+    with each other and with other tenants' calls.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELD, PROMPT_TOO_LONG), RESOURCE_EXHAUSTED (QUEUE_FULL, DEADLINE_UNREACHABLE),
+    DEADLINE_EXCEEDED, ABORTED (TENANT_PURGED), INTERNAL (GENERATION_FAILED).
     """
     ListModels: _grpc.UnaryUnaryMultiCallable[_model_pb2.ListModelsRequest, _model_pb2.ListModelsResponse]
     """Lists the models this service serves to the caller, in the order of their ids. Not paged: a process serves a handful."""
@@ -62,7 +71,9 @@ class ModelServiceAsyncStub(ModelServiceStub):
     of the tenant it is made for, in the `redoma-identity` metadata, and needs the scope `generate`.
 
     Errors of every call: UNAUTHENTICATED (CREDENTIAL_INVALID), PERMISSION_DENIED (METHOD_DENIED, SCOPE_MISSING),
-    UNAVAILABLE (MODEL_LOADING, SHUTTING_DOWN), NOT_FOUND (MODEL_NOT_FOUND).
+    UNAVAILABLE (MODEL_LOADING, MODEL_NOT_PROVISIONED, SHUTTING_DOWN), NOT_FOUND (MODEL_NOT_FOUND), PERMISSION_DENIED
+    (MODEL_DEDICATED). Errors of calls whose identity names an adapter: NOT_FOUND (ADAPTER_NOT_FOUND), PERMISSION_DENIED
+    (ADAPTER_DENIED).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -71,13 +82,20 @@ class ModelServiceAsyncStub(ModelServiceStub):
     status and no `done`. The service sends its response headers as soon as the request is accepted, before it waits
     for a place in the batch.
 
-    Errors: INVALID_ARGUMENT (INVALID_FIELD, PROMPT_TOO_LONG), RESOURCE_EXHAUSTED (QUEUE_FULL, READER_TOO_SLOW),
-    DEADLINE_EXCEEDED, INTERNAL (GENERATION_FAILED).
+    Errors: INVALID_ARGUMENT (INVALID_FIELD, PROMPT_TOO_LONG), RESOURCE_EXHAUSTED (QUEUE_FULL, DEADLINE_UNREACHABLE,
+    READER_TOO_SLOW), DEADLINE_EXCEEDED, ABORTED (TENANT_PURGED), INTERNAL (GENERATION_FAILED).
     """
     CountTokens: _aio.UnaryUnaryMultiCallable[_model_pb2.CountTokensRequest, _model_pb2.CountTokensResponse]  # type: ignore[assignment]
     """Counts the tokens of a prompt as Generate would see it, without generating.
 
     Errors: INVALID_ARGUMENT (INVALID_FIELD).
+    """
+    Embed: _aio.UnaryUnaryMultiCallable[_model_pb2.EmbedRequest, _model_pb2.EmbedResponse]  # type: ignore[assignment]
+    """Computes an embedding of each input: a vector of length 1 that stands for its meaning. The inputs of one call are batched,
+    with each other and with other tenants' calls.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELD, PROMPT_TOO_LONG), RESOURCE_EXHAUSTED (QUEUE_FULL, DEADLINE_UNREACHABLE),
+    DEADLINE_EXCEEDED, ABORTED (TENANT_PURGED), INTERNAL (GENERATION_FAILED).
     """
     ListModels: _aio.UnaryUnaryMultiCallable[_model_pb2.ListModelsRequest, _model_pb2.ListModelsResponse]  # type: ignore[assignment]
     """Lists the models this service serves to the caller, in the order of their ids. Not paged: a process serves a handful."""
@@ -89,7 +107,9 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     of the tenant it is made for, in the `redoma-identity` metadata, and needs the scope `generate`.
 
     Errors of every call: UNAUTHENTICATED (CREDENTIAL_INVALID), PERMISSION_DENIED (METHOD_DENIED, SCOPE_MISSING),
-    UNAVAILABLE (MODEL_LOADING, SHUTTING_DOWN), NOT_FOUND (MODEL_NOT_FOUND).
+    UNAVAILABLE (MODEL_LOADING, MODEL_NOT_PROVISIONED, SHUTTING_DOWN), NOT_FOUND (MODEL_NOT_FOUND), PERMISSION_DENIED
+    (MODEL_DEDICATED). Errors of calls whose identity names an adapter: NOT_FOUND (ADAPTER_NOT_FOUND), PERMISSION_DENIED
+    (ADAPTER_DENIED).
     """
 
     @_abc_1.abstractmethod
@@ -102,8 +122,8 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         status and no `done`. The service sends its response headers as soon as the request is accepted, before it waits
         for a place in the batch.
 
-        Errors: INVALID_ARGUMENT (INVALID_FIELD, PROMPT_TOO_LONG), RESOURCE_EXHAUSTED (QUEUE_FULL, READER_TOO_SLOW),
-        DEADLINE_EXCEEDED, INTERNAL (GENERATION_FAILED).
+        Errors: INVALID_ARGUMENT (INVALID_FIELD, PROMPT_TOO_LONG), RESOURCE_EXHAUSTED (QUEUE_FULL, DEADLINE_UNREACHABLE,
+        READER_TOO_SLOW), DEADLINE_EXCEEDED, ABORTED (TENANT_PURGED), INTERNAL (GENERATION_FAILED).
         """
 
     @_abc_1.abstractmethod
@@ -115,6 +135,19 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         """Counts the tokens of a prompt as Generate would see it, without generating.
 
         Errors: INVALID_ARGUMENT (INVALID_FIELD).
+        """
+
+    @_abc_1.abstractmethod
+    def Embed(
+        self,
+        request: _model_pb2.EmbedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_pb2.EmbedResponse, _abc.Awaitable[_model_pb2.EmbedResponse]]:
+        """Computes an embedding of each input: a vector of length 1 that stands for its meaning. The inputs of one call are batched,
+        with each other and with other tenants' calls.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELD, PROMPT_TOO_LONG), RESOURCE_EXHAUSTED (QUEUE_FULL, DEADLINE_UNREACHABLE),
+        DEADLINE_EXCEEDED, ABORTED (TENANT_PURGED), INTERNAL (GENERATION_FAILED).
         """
 
     @_abc_1.abstractmethod

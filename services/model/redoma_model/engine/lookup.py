@@ -1,0 +1,62 @@
+"""Prompt-lookup drafts: the next tokens are guessed from where the last few stood before in the same text.
+
+The guesses are computed together with the last token and then sampled one after the other by the request's own
+sampler; the first that it does not pick ends the run. So what is emitted is what would have been emitted without
+guesses. The idea is Apoorv Saxena's, "Prompt Lookup Decoding" (2023).
+"""
+
+from collections.abc import Callable, Sequence
+
+NGRAM = 3
+# How fast the estimate of acceptance follows, and where it starts.
+FOLLOWS = 0.2
+FIRST_GUESS = 0.6
+# Steps to hold drafts back after one of which nothing was taken; doubles each time, up to the most.
+LEAST_PAUSE = 2
+MOST_PAUSE = 64
+
+
+class PromptLookup:
+    """The places of every n-gram of one sequence, and how well guesses went."""
+
+    __slots__ = ("_indexed", "_misses", "_pause", "_places", "_tokens", "acceptance")
+
+    def __init__(self, tokens: Sequence[int]) -> None:
+        """Begins over `tokens`, which the caller appends to."""
+        self._tokens = tokens
+        self._places: dict[tuple[int, ...], int] = {}
+        self._indexed = NGRAM
+        self._pause = 0
+        self._misses = 0
+        # The chance that a draft is taken, given that those before it were.
+        self.acceptance = FIRST_GUESS
+
+    def propose(self, most: int) -> tuple[int, ...]:
+        """Guesses at most `most` tokens that follow; none when the last few never stood before, or guesses go badly."""
+        tokens = self._tokens
+        for end in range(self._indexed, len(tokens)):
+            self._places[tuple(tokens[end - NGRAM : end])] = end
+        self._indexed = max(self._indexed, len(tokens))
+        if self._pause > 0:
+            self._pause -= 1
+            return ()
+        place = self._places.get(tuple(tokens[-NGRAM:]))
+        return () if place is None else tuple(tokens[place : place + most])
+
+    def settle(self, proposed: int, accepted: int) -> None:
+        """Learns how many of the proposed tokens were taken."""
+        tried = min(proposed, accepted + 1)
+        self.acceptance += FOLLOWS * (accepted / tried - self.acceptance)
+        if accepted:
+            self._misses = 0
+        else:
+            self._pause = min(MOST_PAUSE, LEAST_PAUSE << self._misses)
+            self._misses = min(self._misses + 1, 8)
+
+    def worth(self, most: int, pays: Callable[[float], bool]) -> int:
+        """Gives how many drafts, up to `most`, are taken with a chance that pays."""
+        count, chance = 0, self.acceptance
+        while count < most and pays(chance):
+            count += 1
+            chance *= self.acceptance
+        return count

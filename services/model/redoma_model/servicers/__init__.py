@@ -1,0 +1,1 @@
+"""Where protobuf comes in and goes out."""
