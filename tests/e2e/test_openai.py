@@ -1,17 +1,32 @@
-"""The unmodified OpenAI client against the edge: answers, streams, errors, disconnects."""
+"""The unmodified OpenAI client against the edge: answers in any form, streams, embeddings, errors, disconnects."""
 
 import json
+import math
 import urllib.error
 import urllib.request
-from typing import Any
+from typing import Any, Literal
 
 import openai
+import pydantic
 import pytest
 
 from tests.e2e.conftest import Site, wait_until
 
 HELLO: list[Any] = [{"role": "user", "content": "Say hello."}]
 ANY_MODEL = "smollm2-135m-instruct"
+EMBEDDING_SIZE = 576
+
+
+class Street(pydantic.BaseModel):
+    name: str = pydantic.Field(max_length=20)
+    number: int
+
+
+class Person(pydantic.BaseModel):
+    kind: Literal["adult", "child"]
+    age: int
+    home: Street
+    other_homes: list[Street] = pydantic.Field(max_length=2)
 
 
 def post(site: Site, path: str, body: bytes, headers: dict[str, str] | None = None) -> tuple[int, dict[str, str], Any]:
@@ -82,6 +97,147 @@ def test_every_sampling_field_is_taken(site: Site) -> None:
     for entry in logprobs.content:
         assert entry.logprob <= 0
         assert len(entry.top_logprobs) == 3
+
+
+def test_parse_gives_an_object_of_the_class(site: Site) -> None:
+    answer = site.openai().chat.completions.parse(
+        model=ANY_MODEL,
+        messages=[{"role": "user", "content": "Ann is 41 and lives in High Street 5. Describe her as JSON."}],
+        response_format=Person,
+        max_tokens=600,
+        temperature=0,
+        frequency_penalty=0.5,
+    )
+    person = answer.choices[0].message.parsed
+    assert answer.choices[0].finish_reason == "stop"
+    assert isinstance(person, Person)
+    assert person.kind in ("adult", "child")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_answer_is_what_the_schema_describes(site: Site, stream: bool) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"colour": {"enum": ["red", "green"]}, "count": {"type": "integer"}},
+        "required": ["colour", "count"],
+        "additionalProperties": False,
+    }
+    answer: Any = site.openai().chat.completions.create(
+        model=ANY_MODEL,
+        messages=[{"role": "user", "content": "How many apples are there, and of which colour?"}],
+        response_format={"type": "json_schema", "json_schema": {"name": "apples", "schema": schema, "strict": True}},
+        max_tokens=200,
+        temperature=1,
+        stream=stream,
+    )
+    if stream:
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in answer if chunk.choices)
+    else:
+        text = answer.choices[0].message.content
+    found = json.loads(text)
+    assert list(found) == ["colour", "count"]
+    assert found["colour"] in ("red", "green")
+    assert isinstance(found["count"], int)
+
+
+def test_answer_is_what_the_grammar_allows(site: Site) -> None:
+    answer = site.openai().chat.completions.create(
+        model=ANY_MODEL, messages=HELLO, extra_body={"grammar": 'root ::= "yes" | "no"'}, max_tokens=20
+    )
+    assert answer.choices[0].message.content in ("yes", "no")
+    assert answer.choices[0].finish_reason == "stop"
+
+
+def test_json_that_is_cut_at_its_limit_is_no_failure(site: Site) -> None:
+    answer = site.openai().chat.completions.create(
+        model=ANY_MODEL, messages=HELLO, response_format={"type": "json_object"}, max_tokens=1
+    )
+    assert answer.choices[0].finish_reason == "length"
+    assert (answer.choices[0].message.content or "").startswith("{")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_schema_that_cannot_be_followed_is_400_and_names_the_path(site: Site, stream: bool) -> None:
+    schema = {"type": "object", "properties": {"age": {"type": "number of years"}}}
+    wanted: Any = {"type": "json_schema", "json_schema": {"name": "person", "schema": schema}}
+    with pytest.raises(openai.BadRequestError) as caught:
+        site.openai().chat.completions.create(model=ANY_MODEL, messages=HELLO, response_format=wanted, stream=stream)
+    assert caught.value.param == "response_format.json_schema.schema.properties.age.type"
+    with pytest.raises(openai.BadRequestError) as caught:
+        site.openai().chat.completions.create(model=ANY_MODEL, messages=HELLO, extra_body={"grammar": "root ::= ("})
+    assert caught.value.param == "grammar"
+
+
+def cosine(one: list[float], other: list[float]) -> float:
+    """Gives the cosine of the angle between vectors of length 1."""
+    return math.fsum(a * b for a, b in zip(one, other, strict=True))
+
+
+def embeddings(site: Site, given: Any, **options: Any) -> list[Any]:
+    answer = site.openai().embeddings.create(model=ANY_MODEL, input=given, **options)
+    assert [found.index for found in answer.data] == list(range(len(answer.data)))
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens > 0
+    return [found.embedding for found in answer.data]
+
+
+def test_embeddings_of_near_sentences_are_nearer(site: Site) -> None:
+    cat, kitten, market = embeddings(
+        site,
+        [
+            "The cat sleeps on the warm sofa.",
+            "A kitten is sleeping on a warm couch.",
+            "Quarterly revenue of the company grew by nine percent.",
+        ],
+        encoding_format="float",
+    )
+    assert len(cat) == EMBEDDING_SIZE
+    for vector in (cat, kitten, market):
+        assert cosine(vector, vector) == pytest.approx(1, abs=1e-3)
+    assert cosine(cat, kitten) > cosine(cat, market)
+    assert cosine(cat, kitten) > cosine(kitten, market)
+
+
+def test_embeddings_as_base64_are_those_as_numbers(site: Site) -> None:
+    # What the client asks for by itself is base64, which it reads with or without numpy.
+    (by_default,) = embeddings(site, "hello")
+    (as_numbers,) = embeddings(site, "hello", encoding_format="float")
+    assert by_default == pytest.approx(as_numbers, abs=1e-2)
+    status, _, answer = post(site, "/v1/embeddings", b'{"input": "hello", "encoding_format": "base64"}')
+    assert status == 200
+    assert isinstance(answer["data"][0]["embedding"], str)
+
+
+def test_many_embeddings_come_in_order_whatever_their_size(site: Site) -> None:
+    texts = ["one", "two", "three"] * 100
+    vectors = embeddings(site, texts, encoding_format="float")
+    assert len(vectors) == len(texts)
+    for index, vector in enumerate(vectors):
+        assert cosine(vector, vectors[index % 3]) > cosine(vector, vectors[(index + 1) % 3])
+
+
+def test_embeddings_of_tokens(site: Site) -> None:
+    first, second = embeddings(site, [[100, 200, 300], [400]])
+    (single,) = embeddings(site, [100, 200, 300])
+    assert cosine(first, single) > cosine(second, single)
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({}, "input"),
+        ({"input": []}, "input"),
+        ({"input": ["a", ""]}, "input[1]"),
+        ({"input": [[1], [2**30]]}, "input[1][0]"),
+        ({"input": [2**30]}, "input[0]"),
+        ({"input": ["a", "word " * 10_000]}, "input[1]"),
+        ({"input": "a", "dimensions": 5}, "dimensions"),
+    ],
+)
+def test_wrong_embedding_is_400_and_names_the_field(site: Site, body: dict[str, Any], param: str) -> None:
+    status, _, answer = post(site, "/v1/embeddings", json.dumps(body).encode())
+    assert (status, answer["error"]["type"], answer["error"]["param"]) == (400, "invalid_request_error", param)
+    if param == "dimensions":
+        assert str(EMBEDDING_SIZE) in answer["error"]["message"]
 
 
 def test_lists_and_gets_models(site: Site) -> None:

@@ -22,6 +22,7 @@ MODEL = "fake-model"
 MODEL_HEALTH_NAME = "redoma.model.v1.ModelService"
 INPUT_TOKENS = 11
 CONTEXT_TOKENS = 8192
+EMBEDDING_SIZE = 3
 # As Redoma's own servers: clients may ping each second, also on an idle connection.
 SERVER_OPTIONS = [
     ("grpc.so_reuseport", 0),
@@ -54,6 +55,7 @@ class Fail:
     reason: str = ""
     metadata: tuple[tuple[str, str], ...] = ()
     retry_s: int = 0
+    message: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,8 @@ class FakeModel(ModelServiceServicer):
         cancelled: Set when a Generate was cancelled.
         count: What CountTokens answers.
         holds_headers: Keeps the response headers of Generate back, as a frozen peer does.
+        embed_requests: What Embed was asked.
+        before_embedding: What Embed does before it answers: WaitFor and Fail only.
     """
 
     def __init__(self) -> None:
@@ -88,6 +92,8 @@ class FakeModel(ModelServiceServicer):
         self.count = INPUT_TOKENS
         self.dropped = 0
         self.holds_headers = False
+        self.embed_requests: list[model_pb2.EmbedRequest] = []
+        self.before_embedding: Sequence[Step] = ()
 
     async def Generate(
         self, request: model_pb2.GenerateRequest, context: Any
@@ -142,6 +148,23 @@ class FakeModel(ModelServiceServicer):
         self.count_requests.append(request)
         return model_pb2.CountTokensResponse(input_tokens=self.count, context_tokens=CONTEXT_TOKENS)
 
+    async def Embed(self, request: model_pb2.EmbedRequest, context: Any) -> model_pb2.EmbedResponse:
+        """Answers the embedding_of() each passage, which costs as many tokens as it has tokens or letters."""
+        self.embed_requests.append(request)
+        self.metadata.append(dict(context.invocation_metadata()))
+        try:
+            async for _ in self._play(self.before_embedding, context):
+                raise AssertionError("an Embed has no events")
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+        passages = [item.text or tuple(item.tokens.ids) for item in request.inputs]
+        return model_pb2.EmbedResponse(
+            embeddings=[model_pb2.Embedding(values=embedding_of(passage)) for passage in passages],
+            usage=usage_pb2.Usage(input_tokens=sum(map(len, passages))),
+            model=MODEL,
+        )
+
     async def ListModels(self, request: model_pb2.ListModelsRequest, context: Any) -> model_pb2.ListModelsResponse:
         """Lists the one model."""
         return model_pb2.ListModelsResponse(models=[model_pb2.Model(id=MODEL, load_time_s=1_700_000_000)])
@@ -151,14 +174,21 @@ class FakeModel(ModelServiceServicer):
         if request.id not in ("", MODEL):
             unknown = (("model", request.id), ("available", MODEL))
             await abort(context, Fail(grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND", unknown))
-        return model_pb2.GetModelResponse(model=model_pb2.Model(id=MODEL, load_time_s=1_700_000_000))
+        model = model_pb2.Model(id=MODEL, load_time_s=1_700_000_000, embedding_size=EMBEDDING_SIZE)
+        return model_pb2.GetModelResponse(model=model)
+
+
+def embedding_of(passage: str | tuple[int, ...]) -> tuple[float, float, float]:
+    """Gives the vector that the fake computes: values that float32 can't all hold exactly."""
+    first = ord(passage[0]) if isinstance(passage, str) else passage[0]
+    return 0.1, float(first), 1 / len(passage)
 
 
 async def abort(context: Any, step: Fail) -> None:
     """Ends a call as a Redoma service does, or without details where the step names no reason."""
     if not step.reason:
         await context.abort(step.code, "the fake fails")
-    status = status_pb2.Status(code=step.code.value[0], message=f"the fake says {step.reason}")
+    status = status_pb2.Status(code=step.code.value[0], message=step.message or f"the fake says {step.reason}")
     details: list[Any] = [
         error_details_pb2.ErrorInfo(reason=step.reason, domain="redoma", metadata=dict(step.metadata))
     ]

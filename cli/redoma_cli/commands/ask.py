@@ -7,7 +7,15 @@ from typing import Annotated
 import typer
 from google.api.httpbody_pb2 import HttpBody
 
-from redoma_cli.commands.options import EdgeOption, JsonOption, KeyOption
+from redoma_cli.answer_form import read_answer_form
+from redoma_cli.commands.options import (
+    EdgeOption,
+    GrammarOption,
+    JsonObjectOption,
+    JsonOption,
+    KeyOption,
+    SchemaOption,
+)
 from redoma_cli.context import make_context
 from redoma_cli.errors import CliError
 
@@ -28,6 +36,9 @@ def ask(
     system: Annotated[str, typer.Option(help="Instructions for the model.")] = "",
     max_tokens: Annotated[int | None, typer.Option(min=1, help="The most tokens of the answer.")] = None,
     temperature: Annotated[float | None, typer.Option(min=0, max=2, help="0 always takes the likeliest token.")] = None,
+    json_schema: SchemaOption = None,
+    json_object: JsonObjectOption = False,
+    grammar: GrammarOption = None,
     tenant: Annotated[str, typer.Option(help="Which demo tenant's key to use when none is given.")] = "",
     edge: EdgeOption = None,
     key: KeyOption = None,
@@ -35,12 +46,14 @@ def ask(
 ) -> None:
     """Ask one question and stream the answer. Nothing is kept."""
     context = make_context()
+    form = read_answer_form(json_schema, json_object, grammar)
     parts = [" ".join(question or []), read_piped()]
     prompt = "\n\n".join(part.strip() for part in parts if part.strip())
     if not prompt:
         raise CliError("There is no question.", "Give one: redoma ask 'What is a redoma?'")
     messages = [{"role": "system", "content": system}] if system else []
     body: dict[str, object] = {"messages": [*messages, {"role": "user", "content": prompt}], "stream": not as_json}
+    body |= form.openai_fields()
     if max_tokens is not None:
         body["max_tokens"] = max_tokens
     if temperature is not None:

@@ -14,7 +14,8 @@ from rich.markup import escape
 from redoma.chat.v1.conversation_pb2 import Conversation
 from redoma.chat.v1.message_pb2 import Message
 from redoma.common.v1.sampling_pb2 import SamplingOptions
-from redoma_cli.commands.options import EdgeOption, KeyOption
+from redoma_cli.answer_form import read_answer_form
+from redoma_cli.commands.options import EdgeOption, GrammarOption, JsonObjectOption, KeyOption, SchemaOption
 from redoma_cli.commands.output import short_name, short_time
 from redoma_cli.context import CommandContext, make_context
 from redoma_cli.conversation import ConversationSession, Piece
@@ -47,6 +48,9 @@ def chat(
     system: Annotated[str, typer.Option(help="Instructions for the model, for the whole conversation.")] = "",
     max_tokens: Annotated[int | None, typer.Option(min=1, help="The most tokens of each answer.")] = None,
     temperature: Annotated[float | None, typer.Option(min=0, max=2, help="0 always takes the likeliest token.")] = None,
+    json_schema: SchemaOption = None,
+    json_object: JsonObjectOption = False,
+    grammar: GrammarOption = None,
     last: Annotated[bool, typer.Option("--last", "-l", help="Go on with the conversation changed last.")] = False,
     tenant: Annotated[str, typer.Option(help="Which demo tenant's key to use when none is given.")] = "",
     edge: EdgeOption = None,
@@ -54,7 +58,10 @@ def chat(
 ) -> None:
     """Talk to the model. Conversations are kept by the service; Ctrl-C stops an answer, not the program."""
     context = make_context()
-    sampling = SamplingOptions(max_output_tokens=max_tokens, temperature=temperature)
+    form = read_answer_form(json_schema, json_object, grammar)
+    sampling = SamplingOptions(
+        max_output_tokens=max_tokens, temperature=temperature, response_format=form.response_format()
+    )
     with context.client(edge, key, tenant) as client:
         session = ConversationSession(client, system, sampling)
         terminal = ChatTerminal(session, context.out, line_reader(context))

@@ -1,5 +1,6 @@
 """Options that several commands take."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,5 +14,14 @@ KeyOption = Annotated[
     typer.Option(
         "--key", envvar="REDOMA_API_KEY", metavar="KEY", help="The API key to call with; the local site's by default."
     ),
+]
+SchemaOption = Annotated[
+    Path | None,
+    typer.Option("--json-schema", metavar="FILE", help="Answer with JSON that the JSON Schema in this file describes."),
+]
+JsonObjectOption = Annotated[bool, typer.Option("--json-object", help="Answer with a JSON object.")]
+GrammarOption = Annotated[
+    Path | None,
+    typer.Option("--grammar", metavar="FILE", help="Answer as the GBNF grammar in this file allows."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]

@@ -35,7 +35,7 @@ local CODES = {
 }
 local MESSAGES = {
   [404] = "There is nothing at this URL. "
-    .. "What there is: /v1/chat/completions, /v1/models, /ask, /healthz, /readyz, and gRPC.",
+    .. "What there is: /v1/chat/completions, /v1/embeddings, /v1/models, /ask, /healthz, /readyz, and gRPC.",
   [405] = "This URL does not take this method; the header allow names the one it takes.",
   [408] = "The request took too long.",
   [413] = "@too_large_message@",

@@ -26,6 +26,7 @@ from redoma_chat.inference import Delta, FinishReason, Role, Started
 from redoma_chat.names import Owner
 from redoma_chat.persistence import run_to_end
 from redoma_chat.recording import Recording, RecordingStore
+from redoma_chat.response_format import ResponseFormat
 from redoma_chat.sampling import Sampling, check_sampling
 from redoma_kit.errors import InvalidField, ResourceNotFound, StorageUnavailable
 
@@ -132,8 +133,10 @@ class Answers:
         if question is None or content:
             # What the model sees is what is kept: a masked text is not stored either.
             said = checked.prompt.turns[-1].content
-            question = self._new_message(conversation_id, parent_id, Role.USER, said)
-        answer = self._new_message(conversation_id, question.id, Role.ASSISTANT, "")
+            question = self._new_message(conversation_id, parent_id, Role.USER, said, sampling.response_format)
+        asked_before = Sampling(response_format=question.response_format)
+        sampling = conversation.sampling.overridden_by(asked_before).overridden_by(sampling)
+        answer = self._new_message(conversation_id, question.id, Role.ASSISTANT, "", sampling.response_format)
         job = _Job(
             owner,
             question,
@@ -143,7 +146,7 @@ class Answers:
             is_new_question=bool(content),
             title="" if conversation.title else title_from(question.content),
         )
-        async with aclosing(self._stream(job, conversation.sampling.overridden_by(sampling), deadline)) as events:
+        async with aclosing(self._stream(job, sampling, deadline)) as events:
             async for event in events:
                 yield event
 
@@ -168,7 +171,9 @@ class Answers:
         checked = await self._model.check(owner.tenant, prompt, deadline)
         answer = replace(partial, state=MessageState.STREAMING, finish_reason=None, update_time_us=self._now_us())
         job = _Job(owner, question, answer, branch.left_out, checked, continued=partial)
-        async with aclosing(self._stream(job, conversation.sampling.overridden_by(sampling), deadline)) as events:
+        # What came of the answer has its own form, whatever the conversation's is by now.
+        settings = replace(conversation.sampling, response_format=partial.response_format)
+        async with aclosing(self._stream(job, settings.overridden_by(sampling), deadline)) as events:
             async for event in events:
                 yield event
 
@@ -232,11 +237,23 @@ class Answers:
         except StorageUnavailable:
             self._log.error("an answer that never started could not be withdrawn yet", message=job.answer.id)
 
-    def _new_message(self, conversation_id: str, parent_id: str, role: Role, content: str) -> Message:
+    def _new_message(
+        self, conversation_id: str, parent_id: str, role: Role, content: str, response_format: ResponseFormat | None
+    ) -> Message:
         now_us = self._now_us()
         state = MessageState.COMPLETE if role is Role.USER else MessageState.STREAMING
         message_id = self._ids.new(after=parent_id)
-        return Message(message_id, conversation_id, parent_id, role, content, state, now_us, now_us)
+        return Message(
+            message_id,
+            conversation_id,
+            parent_id,
+            role,
+            content,
+            state,
+            now_us,
+            now_us,
+            response_format=response_format,
+        )
 
     @staticmethod
     def _check_parent(parent: Message | None, content: str) -> None:

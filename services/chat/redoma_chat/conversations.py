@@ -8,6 +8,7 @@ from typing import Protocol
 from redoma_chat.ids import IdSource
 from redoma_chat.inference import FinishReason, Role, Usage
 from redoma_chat.names import Owner
+from redoma_chat.response_format import ResponseFormat
 from redoma_chat.sampling import Sampling, check_sampling
 from redoma_kit.errors import InvalidField, ResourceNotFound
 
@@ -43,7 +44,11 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation. Times are microseconds since the epoch."""
+    """One turn of a conversation. Times are microseconds since the epoch.
+
+    `response_format` of an answer is the form that it has; of a user's message the form that was asked for with it, for
+    every answer to it. Lists come without.
+    """
 
     id: str
     conversation_id: str
@@ -57,6 +62,7 @@ class Message:
     finish_reason: FinishReason | None = None
     usage: Usage = field(default_factory=Usage)
     model: str = ""
+    response_format: ResponseFormat | None = None
 
 
 class ConversationStore(Protocol):

@@ -3,6 +3,9 @@
 What the model service refuses reaches the caller under the same code and reason.
 """
 
+from collections.abc import Callable
+from typing import Self
+
 import grpc
 
 from redoma.common.v1.error_reason_pb2 import ErrorReason
@@ -48,6 +51,15 @@ class ModelUnreachable(DomainError):
 class ModelRefusal(DomainError):
     """The model service gave a status of its own; base of what follows."""
 
+    def renamed(self, rename: Callable[[str], str]) -> Self:
+        """Gives the refusal with the field that it names, if any, under the name that `rename` gives for it."""
+        field = self.metadata.get("field")
+        if field is None:
+            return self
+        name = rename(field)
+        message = name + self.message.removeprefix(field) if self.message.startswith(field) else self.message
+        return type(self)(message, {**self.metadata, "field": name}, self.retry_after_s)
+
 
 class PromptTooLong(ModelRefusal):
     """The prompt does not fit the context window."""
@@ -75,6 +87,42 @@ class QueueFull(ModelRefusal):
 
 class ReaderTooSlow(ModelRefusal):
     """The stream was read too slowly."""
+
+
+class DeadlineUnreachable(ModelRefusal):
+    """The answer could not begin before the caller's deadline."""
+
+
+class ModelNotProvisioned(ModelRefusal):
+    """The tenant's own model process is not ready."""
+
+
+class ModelDedicated(ModelRefusal):
+    """The model process serves another tenant alone."""
+
+
+class AdapterNotFound(ModelRefusal):
+    """The adapter that the identity names is not there."""
+
+
+class AdapterDenied(ModelRefusal):
+    """The adapter that the identity names is another tenant's."""
+
+
+class AdapterIncompatible(ModelRefusal):
+    """The adapter that the identity names can't be used over the model."""
+
+
+class MemoryInsufficient(ModelRefusal):
+    """What the request needs does not fit the memory that is free."""
+
+
+class TenantPurged(ModelRefusal):
+    """An operator dropped what the model service held of the tenant while the request ran."""
+
+
+class ModelFileInvalid(ModelRefusal):
+    """The model's file can't be served."""
 
 
 class GenerationFailed(ModelRefusal):
@@ -107,6 +155,15 @@ CHAT_ERRORS: ErrorTable = {
     ModelShuttingDown: ErrorRule(_CODE.UNAVAILABLE, _REASON.ERROR_REASON_SHUTTING_DOWN, 1.0),
     QueueFull: ErrorRule(_CODE.RESOURCE_EXHAUSTED, _REASON.ERROR_REASON_QUEUE_FULL, 2.0),
     ReaderTooSlow: ErrorRule(_CODE.RESOURCE_EXHAUSTED, _REASON.ERROR_REASON_READER_TOO_SLOW),
+    DeadlineUnreachable: ErrorRule(_CODE.RESOURCE_EXHAUSTED, _REASON.ERROR_REASON_DEADLINE_UNREACHABLE, 2.0),
+    ModelNotProvisioned: ErrorRule(_CODE.UNAVAILABLE, _REASON.ERROR_REASON_MODEL_NOT_PROVISIONED, 2.0),
+    ModelDedicated: ErrorRule(_CODE.PERMISSION_DENIED, _REASON.ERROR_REASON_MODEL_DEDICATED),
+    AdapterNotFound: ErrorRule(_CODE.NOT_FOUND, _REASON.ERROR_REASON_ADAPTER_NOT_FOUND),
+    AdapterDenied: ErrorRule(_CODE.PERMISSION_DENIED, _REASON.ERROR_REASON_ADAPTER_DENIED),
+    AdapterIncompatible: ErrorRule(_CODE.FAILED_PRECONDITION, _REASON.ERROR_REASON_ADAPTER_INCOMPATIBLE),
+    MemoryInsufficient: ErrorRule(_CODE.RESOURCE_EXHAUSTED, _REASON.ERROR_REASON_MEMORY_INSUFFICIENT),
+    TenantPurged: ErrorRule(_CODE.ABORTED, _REASON.ERROR_REASON_TENANT_PURGED),
+    ModelFileInvalid: ErrorRule(_CODE.INVALID_ARGUMENT, _REASON.ERROR_REASON_MODEL_FILE_INVALID),
     GenerationFailed: ErrorRule(_CODE.INTERNAL, _REASON.ERROR_REASON_GENERATION_FAILED),
     ModelCallDenied: ErrorRule(_CODE.PERMISSION_DENIED, _REASON.ERROR_REASON_METHOD_DENIED),
     ModelScopeMissing: ErrorRule(_CODE.PERMISSION_DENIED, _REASON.ERROR_REASON_SCOPE_MISSING),

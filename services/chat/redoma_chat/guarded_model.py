@@ -1,4 +1,4 @@
-"""The model behind the tenant's checks: the only way the rest of the service generates."""
+"""The model behind the tenant's checks: the only way the rest of the service generates and embeds."""
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from redoma_chat.checks.chain import Chain, Passage
 from redoma_chat.checks.source import CheckSource
 from redoma_chat.deadline import Deadline
-from redoma_chat.inference import Delta, Done, Event, FinishReason, Prompt, Usage
+from redoma_chat.inference import Delta, Done, Embeddings, Event, FinishReason, Passages, Prompt, Usage
 from redoma_chat.measurements import AnswerMeasurements
 from redoma_chat.model_channel import ModelChannel
 from redoma_chat.sampling import Sampling
@@ -26,7 +26,7 @@ class CheckedPrompt:
 
 
 class GuardedModel:
-    """Generates with the checks of the caller's tenant on both sides."""
+    """Generates with the checks of the caller's tenant on both sides, and embeds with those on the input."""
 
     def __init__(
         self, model: ModelChannel, checks: CheckSource, measurements: AnswerMeasurements, clock: Callable[[], float]
@@ -85,3 +85,16 @@ class GuardedModel:
                     yield event
         finally:
             self._measurements.answer_ended(checked.tenant, usage)
+
+    async def embed(self, tenant: str, passages: Passages, deadline: Deadline) -> Embeddings:
+        """Embeds what the input side of the checks lets through.
+
+        Raises:
+            InputRefused: A check refused it.
+            ChecksUnavailable: The checks can't be had.
+        """
+        chain = await self._checks.chain(tenant)
+        checked = await chain.check_passages(passages, deadline.remaining_s)
+        embeddings = await self._model.embed(checked, deadline.remaining_s)
+        self._measurements.embedded(tenant, embeddings.usage)
+        return embeddings

@@ -1,4 +1,4 @@
-"""The values that pass between the chat service and a model: a prompt in, the events of an answer out."""
+"""The values that pass between the chat service and a model: prompts and answers, texts and their embeddings."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -115,8 +115,37 @@ class TokenCount:
 
 
 @dataclass(frozen=True, slots=True)
+class Passages:
+    """What is to be embedded.
+
+    Attributes:
+        model: Id of the model; empty is the default one.
+        items: Texts, or texts by their tokens.
+    """
+
+    model: str
+    items: tuple[str | tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """Embeddings of passages, in their order: each the little-endian float32 values of a vector of length 1."""
+
+    model: str
+    vectors: tuple[bytes, ...]
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """A model that is served, and when it was loaded, in Unix seconds."""
+    """A model that is served.
+
+    Attributes:
+        id: What requests call it.
+        load_time_s: When it was loaded, in Unix seconds.
+        embedding_size: How many values an embedding of it has.
+    """
 
     id: str
     load_time_s: int
+    embedding_size: int = 0

@@ -13,7 +13,7 @@ class AnswerMeasurements:
         self._first_token = telemetry.histogram(
             "redoma_chat_first_token_seconds", "From the request to the answer's first text.", (), FIRST_TOKEN_BUCKETS_S
         )
-        self._tokens = telemetry.counter("redoma_chat_tokens", "Tokens of answers.", ("tenant", "direction"))
+        self._tokens = telemetry.counter("redoma_chat_tokens", "Tokens computed.", ("tenant", "direction"))
         self._running = telemetry.gauge("redoma_chat_answers_running", "Answers that stream now.")
 
     def answer_began(self) -> None:
@@ -30,3 +30,7 @@ class AnswerMeasurements:
         self._tokens.labels(tenant, "input").inc(usage.input_tokens)
         self._tokens.labels(tenant, "cached_input").inc(usage.cached_input_tokens)
         self._tokens.labels(tenant, "output").inc(usage.output_tokens)
+
+    def embedded(self, tenant: str, usage: Usage) -> None:
+        """Notes the tokens of what was embedded."""
+        self._tokens.labels(tenant, "embedding_input").inc(usage.input_tokens)

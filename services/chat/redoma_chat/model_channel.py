@@ -6,8 +6,11 @@ and the channel's pings notice a peer that froze later.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable
+import re
+import struct
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Protocol, TypeVar
 
 import grpc
@@ -15,13 +18,15 @@ import grpc
 from redoma.common.v1 import sampling_pb2, usage_pb2
 from redoma.model.v1 import model_pb2
 from redoma.model.v1.model_pb2_grpc import ModelServiceStub
-from redoma_chat.errors import ModelUnreachable, refusal_of_model
+from redoma_chat.errors import ModelRefusal, ModelUnreachable, refusal_of_model
 from redoma_chat.inference import (
     Delta,
     Done,
+    Embeddings,
     Event,
     FinishReason,
     ModelInfo,
+    Passages,
     Prompt,
     Role,
     Started,
@@ -29,6 +34,7 @@ from redoma_chat.inference import (
     TokenLogprob,
     Usage,
 )
+from redoma_chat.response_format import ResponseFormat
 from redoma_chat.sampling import Sampling
 from redoma_kit.errors import failure_from_status
 from redoma_kit.identity import METADATA_KEY as IDENTITY_KEY
@@ -39,6 +45,8 @@ from redoma_kit.telemetry import Telemetry
 
 READY_WAIT_S = 0.8
 HEADERS_WAIT_S = 3.0
+PASSAGES_A_CALL = 128
+_INPUT = re.compile(r"^inputs\[(\d+)\]", re.ASCII)
 T = TypeVar("T")
 
 
@@ -55,6 +63,10 @@ class ModelChannel(Protocol):
 
     async def count_tokens(self, prompt: Prompt, timeout_s: float) -> TokenCount:
         """Counts a prompt's tokens."""
+        ...
+
+    async def embed(self, passages: Passages, timeout_s: float) -> Embeddings:
+        """Computes an embedding of each passage. A refusal names a passage as `inputs[i]`."""
         ...
 
     async def list_models(self, timeout_s: float) -> tuple[ModelInfo, ...]:
@@ -138,13 +150,32 @@ class GrpcModelChannel:
         response = await _answer(self._stub.CountTokens(request, timeout=timeout_s, metadata=metadata))
         return TokenCount(response.input_tokens, response.context_tokens)
 
+    async def embed(self, passages: Passages, timeout_s: float) -> Embeddings:
+        """Computes embeddings, PASSAGES_A_CALL in a call: those of more could be larger than a message may be."""
+        await self._ready()
+        now_s = asyncio.get_running_loop().time
+        end_s = now_s() + timeout_s
+        model, vectors, usage = passages.model, list[bytes](), Usage()
+        for first in range(0, len(passages.items), PASSAGES_A_CALL):
+            request = _embed_request(model, passages.items[first : first + PASSAGES_A_CALL])
+            metadata = call_metadata(self._telemetry)
+            try:
+                response = await _answer(self._stub.Embed(request, timeout=end_s - now_s(), metadata=metadata))
+            except ModelRefusal as error:
+                raise error.renamed(partial(_moved, first)) from None
+            vectors += (struct.pack(f"<{len(found.values)}f", *found.values) for found in response.embeddings)
+            usage += _usage(response.usage)
+            # An alias that moves meanwhile must not mix two models.
+            model = response.model
+        return Embeddings(model, tuple(vectors), usage)
+
     async def list_models(self, timeout_s: float) -> tuple[ModelInfo, ...]:
         """Lists the models served."""
         await self._ready()
         request = model_pb2.ListModelsRequest()
         metadata = call_metadata(self._telemetry)
         response = await _answer(self._stub.ListModels(request, timeout=timeout_s, metadata=metadata))
-        return tuple(ModelInfo(model.id, model.load_time_s) for model in response.models)
+        return tuple(_model_info(model) for model in response.models)
 
     async def get_model(self, model: str, timeout_s: float) -> ModelInfo:
         """Gets one model."""
@@ -152,7 +183,7 @@ class GrpcModelChannel:
         request = model_pb2.GetModelRequest(id=model)
         metadata = call_metadata(self._telemetry)
         response = await _answer(self._stub.GetModel(request, timeout=timeout_s, metadata=metadata))
-        return ModelInfo(response.model.id, response.model.load_time_s)
+        return _model_info(response.model)
 
     async def _ready(self) -> None:
         if not await wait_until_ready(self._channel, READY_WAIT_S):
@@ -195,6 +226,25 @@ async def _events(
                 yield Done(reason, _usage(response.done.usage))
 
 
+def _model_info(model: model_pb2.Model) -> ModelInfo:
+    return ModelInfo(model.id, model.load_time_s, model.embedding_size)
+
+
+def _embed_request(model: str, items: Sequence[str | tuple[int, ...]]) -> model_pb2.EmbedRequest:
+    inputs = (
+        model_pb2.EmbedInput(text=item)
+        if isinstance(item, str)
+        else model_pb2.EmbedInput(tokens=model_pb2.TokenIds(ids=item))
+        for item in items
+    )
+    return model_pb2.EmbedRequest(model=model, inputs=inputs)
+
+
+def _moved(first: int, field: str) -> str:
+    """Gives the name of a field in all passages, of which the call that named it had those from `first` on."""
+    return _INPUT.sub(lambda found: f"inputs[{first + int(found[1])}]", field)
+
+
 def _messages(prompt: Prompt) -> list[model_pb2.Message]:
     roles = {
         Role.SYSTEM: model_pb2.ROLE_SYSTEM,
@@ -221,7 +271,18 @@ def sampling_message(sampling: Sampling) -> sampling_pb2.SamplingOptions:
         logit_bias=sampling.logit_bias,
         logprobs=sampling.logprobs,
         top_logprobs=sampling.top_logprobs,
+        response_format=_response_format(sampling.response_format),
     )
+
+
+def _response_format(wanted: ResponseFormat | None) -> sampling_pb2.ResponseFormat | None:
+    if wanted is None:
+        return None
+    if wanted.kind == "json_schema":
+        return sampling_pb2.ResponseFormat(json_schema=wanted.text)
+    if wanted.kind == "grammar":
+        return sampling_pb2.ResponseFormat(grammar=wanted.text)
+    return sampling_pb2.ResponseFormat(json_object=True)
 
 
 def _usage(usage: usage_pb2.Usage) -> Usage:

@@ -21,6 +21,7 @@ CHAT_POLICY: Policy = {
     "/redoma.chat.v1.ChatService/SendMessage": Rule(peers=EDGE, all_scopes=GENERATE | CONVERSATIONS),
     "/redoma.chat.v1.ChatService/ContinueMessage": Rule(peers=EDGE, all_scopes=GENERATE | CONVERSATIONS),
     "/redoma.chat.v1.OpenAIService/CreateChatCompletion": Rule(peers=EDGE, all_scopes=GENERATE),
+    "/redoma.chat.v1.OpenAIService/CreateEmbedding": Rule(peers=EDGE, all_scopes=GENERATE),
     "/redoma.chat.v1.OpenAIService/Ask": Rule(peers=EDGE, all_scopes=GENERATE),
     "/redoma.chat.v1.OpenAIService/ListModels": Rule(peers=EDGE, all_scopes=GENERATE, max_s=30.0),
     "/redoma.chat.v1.OpenAIService/GetModel": Rule(peers=EDGE, all_scopes=GENERATE, max_s=30.0),

@@ -9,6 +9,7 @@ from typing import Any
 from redoma_chat.conversations import Conversation, Message, MessageState
 from redoma_chat.inference import FinishReason, Role, Usage
 from redoma_chat.names import Owner
+from redoma_chat.response_format import ResponseFormat
 from redoma_chat.sampling import Sampling
 
 
@@ -58,6 +59,7 @@ def message_columns(owner: Owner, message: Message) -> dict[str, object]:
         "parent_id": message.parent_id,
         "role": message.role.value,
         "create_time_us": message.create_time_us,
+        "response_format": json.dumps(asdict(message.response_format)) if message.response_format else None,
         **answer_columns(message),
     }
 
@@ -84,7 +86,8 @@ def checkpoint_columns(message: Message) -> dict[str, object]:
 
 
 def message_of(row: Mapping[str, Any]) -> Message:
-    """Reads a message out of a row."""
+    """Reads a message out of a row, which may come without the form of the answer."""
+    saved_format = row.get("response_format")
     return Message(
         id=row["id"],
         conversation_id=row["conversation_id"],
@@ -98,9 +101,13 @@ def message_of(row: Mapping[str, Any]) -> Message:
         finish_reason=FinishReason(row["finish_reason"]) if row["finish_reason"] else None,
         usage=Usage(row["input_tokens"], row["cached_input_tokens"], row["output_tokens"], row["reasoning_tokens"]),
         model=row["model"],
+        response_format=ResponseFormat(**json.loads(saved_format)) if saved_format else None,
     )
 
 
 def _sampling(saved: Mapping[str, Any]) -> Sampling:
     bias = {int(token): value for token, value in saved["logit_bias"].items()}
-    return Sampling(**{**saved, "stop": tuple(saved["stop"]), "logit_bias": bias})
+    # What an earlier release saved has no such member.
+    saved_format = saved.get("response_format")
+    wanted = ResponseFormat(**saved_format) if saved_format else None
+    return Sampling(**{**saved, "stop": tuple(saved["stop"]), "logit_bias": bias, "response_format": wanted})

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 
+from redoma_chat.response_format import ResponseFormat, check_response_format
 from redoma_kit.errors import InvalidField
 
 MAX_STOPS = 16
@@ -30,6 +31,7 @@ class Sampling:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     logprobs: bool = False
     top_logprobs: int = 0
+    response_format: ResponseFormat | None = None
 
     def overridden_by(self, other: "Sampling") -> "Sampling":
         """Gives these wishes with every one that `other` expresses in place of its own."""
@@ -93,3 +95,7 @@ def check_sampling(sampling: Sampling, wire_name: Callable[[str], str]) -> None:
         raise InvalidField(wire_name("logit_bias"), "token ids are 0 or more, biases from -100 up to 100")
     if sampling.top_logprobs and not sampling.logprobs:
         raise InvalidField(wire_name("top_logprobs"), "needs logprobs to be true")
+    if sampling.response_format is not None:
+        check_response_format(sampling.response_format, wire_name)
+        if sampling.ignore_eos:
+            raise InvalidField(wire_name("ignore_eos"), "not together with a form that the answer must have")

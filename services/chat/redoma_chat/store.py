@@ -37,6 +37,8 @@ UPDATABLE = {
     "sampling": ("sampling",),
 }
 CONTENTS_A_QUERY = 500
+# Forms of answers can be large, and only going on with an answer needs them.
+LISTED = tuple(column for column in MESSAGES.c if column is not M.response_format)
 
 
 class SqlStore:
@@ -103,7 +105,7 @@ class SqlStore:
     async def list_messages(self, owner: Owner, conversation_id: str, after: str, limit: int) -> list[Message]:
         """Lists messages in the order of their ids, from behind `after` on."""
         query = (
-            select(MESSAGES)
+            select(*LISTED)
             .where(_owned(M, owner), M.conversation_id == conversation_id, M.id > after)
             .order_by(M.id)
             .limit(limit)

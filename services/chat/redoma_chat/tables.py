@@ -57,6 +57,7 @@ MESSAGES = Table(
     Column("reasoning_tokens", BigInteger, nullable=False),
     Column("create_time_us", BigInteger, nullable=False),
     Column("update_time_us", BigInteger, nullable=False),
+    Column("response_format", Text, nullable=True),
     PrimaryKeyConstraint("id", name="pk_messages"),
     ForeignKeyConstraint(
         ["conversation_id"], ["conversations.id"], name="fk_messages_conversation", ondelete="CASCADE"

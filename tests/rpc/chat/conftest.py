@@ -148,6 +148,15 @@ class Caller:
             chunks.append(chunk.data)
         return content_type, chunks
 
+    async def embed(self, body: Any) -> bytes:
+        """Calls the façade for embeddings; gives the whole body."""
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        pieces = []
+        async for piece in self.openai.CreateEmbedding(HttpBody(content_type="application/json", data=data)):
+            assert piece.content_type == "application/json"
+            pieces.append(piece.data)
+        return b"".join(pieces)
+
 
 @dataclass
 class World:

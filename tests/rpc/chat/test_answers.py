@@ -244,6 +244,18 @@ async def test_length_is_partial_and_can_be_continued(world: World) -> None:
     assert (await caller.extend(answer.done.answer.name)).done.answer.content == "ab"
 
 
+async def test_purge_of_the_tenant_mid_stream_interrupts_the_answer_and_keeps_it(world: World) -> None:
+    caller = world.caller()
+    world.model.model.script = (Say("half"), Fail(grpc.StatusCode.ABORTED, "TENANT_PURGED"))
+    answer = await caller.send(await caller.create(), "q")
+    assert (answer.failure.code, answer.failure.reason) == (grpc.StatusCode.ABORTED, "TENANT_PURGED")
+    saved = await caller.message(answer.started.answer.name)
+    assert (saved.content, saved.state) == ("half", Message.STATE_PARTIAL)
+    assert saved.finish_reason == usage_pb2.FINISH_REASON_INTERRUPTED
+    world.model.model.script = (Say(" whole"), Finish())
+    assert (await caller.extend(saved.name)).done.answer.content == "half whole"
+
+
 async def test_model_that_fails_mid_stream_leaves_a_partial_answer(world: World) -> None:
     caller = world.caller()
     name = await caller.create()

@@ -250,7 +250,6 @@ def user(content: Any) -> dict[str, Any]:
         ({"messages": [{"role": "assistant", "content": "x", "tool_calls": [{}]}, *USER]}, "messages[0].tool_calls"),
         ({"messages": [{"role": "tool", "content": "x"}, *USER]}, "messages[0].role"),
         ({"messages": USER, "max_tokens": 5.5}, "max_tokens"),
-        ({"messages": USER, "response_format": {"type": "json_object"}}, "response_format"),
         ({"messages": USER, "modalities": 5}, "modalities"),
         ({"messages": USER, "ignore_eos": "no"}, "ignore_eos"),
     ],
@@ -275,6 +274,23 @@ async def test_wrong_request_names_the_field(world: World, body: Any, param: str
         (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", ("rate_limit_error", None, "queue_full")),
         (grpc.StatusCode.UNAVAILABLE, "MODEL_LOADING", ("server_error", None, "model_loading")),
         (grpc.StatusCode.UNAUTHENTICATED, "CREDENTIAL_INVALID", ("authentication_error", None, "invalid_api_key")),
+        (grpc.StatusCode.UNAVAILABLE, "MODEL_NOT_PROVISIONED", ("server_error", None, "model_not_provisioned")),
+        (grpc.StatusCode.PERMISSION_DENIED, "MODEL_DEDICATED", ("permission_error", None, "model_dedicated")),
+        (grpc.StatusCode.NOT_FOUND, "ADAPTER_NOT_FOUND", ("invalid_request_error", None, "adapter_not_found")),
+        (grpc.StatusCode.PERMISSION_DENIED, "ADAPTER_DENIED", ("permission_error", None, "adapter_denied")),
+        (
+            grpc.StatusCode.FAILED_PRECONDITION,
+            "ADAPTER_INCOMPATIBLE",
+            ("invalid_request_error", None, "adapter_incompatible"),
+        ),
+        (
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            "DEADLINE_UNREACHABLE",
+            ("rate_limit_error", None, "deadline_unreachable"),
+        ),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "MEMORY_INSUFFICIENT", ("rate_limit_error", None, "memory_insufficient")),
+        (grpc.StatusCode.ABORTED, "TENANT_PURGED", ("conflict_error", None, "tenant_purged")),
+        (grpc.StatusCode.INVALID_ARGUMENT, "MODEL_FILE_INVALID", ("invalid_request_error", None, "model_file_invalid")),
     ],
 )
 async def test_failure_before_the_first_chunk_is_a_status_with_openais_error(
@@ -294,8 +310,18 @@ async def test_field_that_the_model_refuses_is_named_as_in_the_body(world: World
     assert error["param"] == "logit_bias[9]"
 
 
-async def test_retry_after_comes_in_a_trailer_where_a_retry_helps(world: World) -> None:
-    world.model.model.before_start = (Fail(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", retry_s=3),)
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL"),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "DEADLINE_UNREACHABLE"),
+        (grpc.StatusCode.UNAVAILABLE, "MODEL_NOT_PROVISIONED"),
+    ],
+)
+async def test_retry_after_comes_in_a_trailer_where_a_retry_helps(
+    world: World, code: grpc.StatusCode, reason: str
+) -> None:
+    world.model.model.before_start = (Fail(code, reason, retry_s=3),)
     with pytest.raises(grpc.aio.AioRpcError) as full:
         await world.caller().complete({"messages": USER})
     assert dict(full.value.trailing_metadata() or ())["retry-after"] == "3"

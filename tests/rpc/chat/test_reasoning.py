@@ -36,7 +36,7 @@ async def thinking(pki: Any, backend: FakeBackend, tenant: FakeTenantServer, tmp
         listen="127.0.0.1:0", tls=pki.tls("private", "model"), jwks_file=pki.jwks_file, file=Path("thinker.gguf")
     )
     telemetry = Telemetry("model", settings.metrics, settings.tracing)
-    model = ModelServer(settings, loader(backend), telemetry, structlog.get_logger("test"))
+    model = ModelServer(settings, lambda _: loader(backend), telemetry, structlog.get_logger("test"))
     await model.start()
     await model.become_ready()
     chat = ChatSettings(

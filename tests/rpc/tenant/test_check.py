@@ -79,6 +79,7 @@ async def test_x_api_key_works_where_there_is_no_authorization(site: TenantSite,
         ("POST", "/v1/chat/completions?trace=1", "CreateChatCompletion"),
         ("GET", "/v1/models", "ListModels"),
         ("GET", "/v1/models/smollm2-135m-instruct", "GetModel"),
+        ("POST", "/v1/embeddings", "CreateEmbedding"),
         ("POST", "/ask", "Ask"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import importlib
 import pkgutil
+import re
 from pathlib import Path
 
 import grpc
@@ -17,12 +18,15 @@ from redoma.common.v1.usage_pb2 import FinishReason as WireFinishReason
 from redoma_chat import errors
 from redoma_chat.errors import CHAT_ERRORS, ModelUnreachable, refusal_of_model
 from redoma_chat.inference import FinishReason
+from redoma_chat.openai.errors import error_object
 from redoma_chat.policy import CHAT_POLICY
 from redoma_chat.server import MIGRATIONS
 from redoma_chat.tables import METADATA
 from redoma_kit.database import Database
-from redoma_kit.errors import KIT_ERRORS, DeadlineExceeded, DomainError, Failure, failure_of, reason_name
+from redoma_kit.errors import DeadlineExceeded, DomainError, Failure, failure_of, reason_name
 from redoma_kit.policy import EDGE
+
+PROTO = Path(__file__).parents[3] / "proto/redoma/common/v1/error_reason.proto"
 
 
 def subclasses(cls: type[DomainError]) -> set[type[DomainError]]:
@@ -47,26 +51,48 @@ def test_every_exception_class_has_a_rule() -> None:
         assert (failure.code is grpc.StatusCode.UNAVAILABLE) <= (failure.retry_after_s is not None)
 
 
+def documented() -> dict[str, tuple[grpc.StatusCode, bool]]:
+    """Gives what error_reason.proto says of each reason: its code, and whether RetryInfo comes with it."""
+    reason = r"  // ([A-Z_]+)((?:, with RetryInfo)?)\..*\n(?:  //.*\n)*  ERROR_REASON_([A-Z_]+) ="
+    found = re.findall(reason, PROTO.read_text())
+    return {name: (grpc.StatusCode[code], bool(retry)) for code, retry, name in found}
+
+
+# What others than the model service refuse calls with.
+NOT_THE_MODELS = {
+    "INPUT_REFUSED",
+    "CREDENTIAL_EXPIRED",
+    "CREDENTIAL_REVOKED",
+    "TENANT_MISMATCH",
+    "TENANT_DISABLED",
+    "RESOURCE_NOT_FOUND",
+    "RESOURCE_EXISTS",
+    "MODEL_UNREACHABLE",
+    "STORAGE_UNAVAILABLE",
+    "STATE_CONFLICT",
+    "SERVICE_UNREACHABLE",
+    "REQUEST_TOO_LARGE",
+}
+
+
 def test_what_the_model_says_keeps_its_code_and_reason() -> None:
-    kept = {rule.reason: rule.code for table in (KIT_ERRORS, CHAT_ERRORS) for rule in table.values()}
-    for reason in (
-        "INVALID_FIELD",
-        "PROMPT_TOO_LONG",
-        "CREDENTIAL_INVALID",
-        "SCOPE_MISSING",
-        "METHOD_DENIED",
-        "MODEL_NOT_FOUND",
-        "MODEL_LOADING",
-        "QUEUE_FULL",
-        "READER_TOO_SLOW",
-        "SHUTTING_DOWN",
-        "DEADLINE_EXCEEDED",
-        "GENERATION_FAILED",
-        "INTERNAL",
-    ):
-        code = kept[ErrorReason.Value(f"ERROR_REASON_{reason}")]
+    reasons = documented()
+    assert {f"ERROR_REASON_{name}" for name in reasons} == set(ErrorReason.DESCRIPTOR.values_by_name) - {
+        "ERROR_REASON_UNSPECIFIED"
+    }
+    for reason in reasons.keys() - NOT_THE_MODELS:
+        code, retries = reasons[reason]
         passed = failure_of(refusal_of_model(code, Failure(code, reason, "m", {"a": "b"})), CHAT_ERRORS)
         assert (passed.code, passed.reason) == (code, reason)
+        assert (passed.retry_after_s is not None) == retries, reason
+
+
+def test_openais_type_of_every_reason_is_one_of_its_class_of_http_status() -> None:
+    ours = {"UNAVAILABLE", "INTERNAL", "DEADLINE_EXCEEDED"}
+    for reason, (code, _) in documented().items():
+        error = error_object(Failure(code, reason, "m", {}))["error"]
+        assert (error["type"] == "server_error") == (code.name in ours | {"ALREADY_EXISTS"}), reason
+        assert error["code"]
 
 
 def test_status_without_our_details_is_the_links_fault() -> None:

@@ -27,6 +27,7 @@ from redoma.chat.v1 import (
     openai_pb2,
     openai_pb2_grpc,
 )
+from redoma.model.v1 import engine_pb2, engine_pb2_grpc
 from redoma_cli.local.edge import EdgeSettings, render_edge_config
 from redoma_cli.local.home import Home, find_checkout
 from redoma_cli.local.pki import DevelopmentAuthority
@@ -34,9 +35,10 @@ from redoma_cli.local.ports import LOOPBACK, choose_ports
 from redoma_cli.local.probe import Answer, EnvoyAdmin, EnvoyProbe
 from redoma_cli.local.process import RunningProcess
 from redoma_cli.local.stop import ADMIN_SOCKET
-from redoma_cli.local.upstreams import MODEL_HEALTH_SERVICE
+from redoma_cli.local.upstreams import ENGINE_HEALTH_SERVICE, MODEL_HEALTH_SERVICE
 
 GENEROUS_S = 60.0
+EMBEDDING_PIECES, EMBEDDING_PIECE_BYTES = 320, 65_536
 
 
 @pytest.fixture
@@ -94,8 +96,9 @@ class StandIns(
     conversation_pb2_grpc.ConversationServiceServicer,
     message_pb2_grpc.ChatServiceServicer,
     external_auth_pb2_grpc.AuthorizationServicer,
+    engine_pb2_grpc.EngineServiceServicer,
 ):
-    """Plays chat and tenant; keeps what reached it."""
+    """Plays chat, tenant and model; keeps what reached it."""
 
     seen: list[dict[str, str | bytes]] = field(default_factory=list)
     asked: list[dict[str, str]] = field(default_factory=list)
@@ -175,6 +178,24 @@ class StandIns(
         self.go_on.result(GENEROUS_S)
         yield httpbody_pb2.HttpBody(data=b"data: [DONE]\n\n")
 
+    def CreateEmbedding(
+        self, request: httpbody_pb2.HttpBody, context: grpc.ServicerContext
+    ) -> Iterator[httpbody_pb2.HttpBody]:
+        self.Note(context)
+        if json.loads(request.data).get("purge"):
+            error = '{"error": {"message": "purged", "type": "conflict_error", "param": null, "code": "tenant_purged"}}'
+            refuse(context, grpc.StatusCode.ABORTED, "purged", "TENANT_PURGED", error)
+        yield httpbody_pb2.HttpBody(content_type="application/json", data=b'{"data":"')
+        for _ in range(EMBEDDING_PIECES):
+            yield httpbody_pb2.HttpBody(content_type="application/json", data=b"x" * EMBEDDING_PIECE_BYTES)
+        yield httpbody_pb2.HttpBody(content_type="application/json", data=b'"}')
+
+    def GetEngineState(
+        self, request: engine_pb2.GetEngineStateRequest, context: grpc.ServicerContext
+    ) -> engine_pb2.GetEngineStateResponse:
+        self.Note(context)
+        return engine_pb2.GetEngineStateResponse(state=engine_pb2.EngineState(dedicated_tenant="seen"))
+
 
 @dataclass(frozen=True)
 class Edge:
@@ -204,6 +225,8 @@ def serve(
     conversation_pb2_grpc.add_ConversationServiceServicer_to_server(stand_ins, server)
     message_pb2_grpc.add_ChatServiceServicer_to_server(stand_ins, server)
     external_auth_pb2_grpc.add_AuthorizationServicer_to_server(stand_ins, server)
+    if name == "model":
+        engine_pb2_grpc.add_EngineServiceServicer_to_server(stand_ins, server)
     health_pb2_grpc.add_HealthServicer_to_server(healths, server)
     credentials = grpc.ssl_server_credentials(
         [(files.key.read_bytes(), files.certificate.read_bytes())], files.ca.read_bytes(), require_client_auth=True
@@ -216,12 +239,13 @@ def serve(
 @pytest.fixture
 def edge(home: Home, authority: DevelopmentAuthority) -> Iterator[Edge]:
     """A serving edge."""
-    ports = choose_ports(["edge", "chat", "tenant"], home.run / "ports.json", lambda name: False)
+    ports = choose_ports(["edge", "chat", "tenant", "model"], home.run / "ports.json", lambda name: False)
     settings = EdgeSettings(
         port=ports["edge"],
         admin_socket=ADMIN_SOCKET,
         chat_port=ports["chat"],
         tenant_port=ports["tenant"],
+        model_port=ports["model"],
         identity=authority.identity("edge"),
         max_stream_s=600,
     )
@@ -229,8 +253,10 @@ def edge(home: Home, authority: DevelopmentAuthority) -> Iterator[Edge]:
     config.write_bytes(render_edge_config(settings))
     stand_ins, healths = StandIns(), health.HealthServicer()  # type: ignore[abstract]
     healths.set(MODEL_HEALTH_SERVICE, health_pb2.HealthCheckResponse.SERVING)
+    healths.set(ENGINE_HEALTH_SERVICE, health_pb2.HealthCheckResponse.SERVING)
     chat = serve(stand_ins, healths, ports["chat"], authority, "chat")
     tenant = serve(stand_ins, healths, ports["tenant"], authority, "tenant")
+    model = serve(stand_ins, healths, ports["model"], authority, "model")
     argv = [envoy_binary(), "-c", str(config), "--concurrency", "1", "--disable-hot-restart", "-l", "warning"]
     log = home.log / "edge.log"
     envoy = RunningProcess.start(argv, {}, home.run, log)
@@ -246,6 +272,7 @@ def edge(home: Home, authority: DevelopmentAuthority) -> Iterator[Edge]:
         envoy.ended(GENEROUS_S)
         chat.stop(None)
         tenant.stop(None)
+        model.stop(None)
 
 
 def await_answer(process: RunningProcess, probe: EnvoyProbe, log: Path) -> None:

@@ -15,12 +15,13 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2
 
 from redoma.chat.v1 import conversation_pb2, conversation_pb2_grpc, message_pb2, message_pb2_grpc, openai_pb2
+from redoma.model.v1 import engine_pb2, engine_pb2_grpc, model_pb2
 from redoma.tenant.v1 import api_key_pb2, tenant_pb2
 from redoma_cli.local.api import edge_methods
 from redoma_cli.local.edge import MAX_REQUEST_BYTES, EdgeSettings, edge_config, render_edge_config
 from redoma_cli.local.pki import DevelopmentAuthority
 from redoma_cli.local.upstreams import MODEL_HEALTH_SERVICE
-from tests.unit.cli.edge_site import GENEROUS_S, Edge, envoy_binary
+from tests.unit.cli.edge_site import EMBEDDING_PIECE_BYTES, EMBEDDING_PIECES, GENEROUS_S, Edge, envoy_binary
 
 GOOD = {"authorization": "Bearer good"}
 JSON = {"content-type": "application/json"}
@@ -53,7 +54,7 @@ def await_ready(edge: Edge, status: int = 200) -> None:
 def test_allowlist_is_exactly_the_public_methods() -> None:
     expected = {
         f"/{service.full_name}/{method.name}"
-        for file in (conversation_pb2, message_pb2, openai_pb2, tenant_pb2, api_key_pb2)
+        for file in (conversation_pb2, message_pb2, openai_pb2, tenant_pb2, api_key_pb2, engine_pb2)
         for service in file.DESCRIPTOR.services_by_name.values()
         for method in service.methods
     } - {"/redoma.tenant.v1.TenantService/GetContentChecks"}
@@ -61,6 +62,7 @@ def test_allowlist_is_exactly_the_public_methods() -> None:
     rest = {(rule.verb, rule.template) for method in edge_methods() for rule in method.rest}
     assert rest == {
         ("POST", "/v1/chat/completions"),
+        ("POST", "/v1/embeddings"),
         ("GET", "/v1/models"),
         ("GET", "/v1/models/{model}"),
         ("POST", "/ask"),
@@ -74,6 +76,7 @@ def test_envoy_accepts_the_configuration(authority: DevelopmentAuthority, tmp_pa
         admin_socket="admin.sock",
         chat_port=2,
         tenant_port=3,
+        model_port=4,
         identity=authority.identity("edge"),
         max_stream_s=1.5,
         origins=("https://chat.example.com",),
@@ -159,6 +162,28 @@ def test_grpc_and_grpc_web_pass_and_unknown_methods_do_not(edge: Edge) -> None:
         assert ask(edge, "POST", path, web | {"content-type": content_type}, b"{}")[0] == 404
     status, headers, _ = ask(edge, "POST", path, web | {"authorization": "Bearer bad"}, b"\0\0\0\0\0")
     assert (status, headers["grpc-status"]) == (200, "16")
+
+
+def test_operators_reach_the_engine_and_nobody_the_model(edge: Edge) -> None:
+    await_ready(edge)
+    metadata = (("authorization", "Bearer good"),)
+    with grpc.insecure_channel(edge.address) as channel:
+        stub = engine_pb2_grpc.EngineServiceStub(channel)
+        request = engine_pb2.GetEngineStateRequest()
+        answer = stub.GetEngineState(request, metadata=metadata, timeout=GENEROUS_S, wait_for_ready=True)
+        assert answer.state.dedicated_tenant == "seen"
+        assert edge.services.seen[-1]["redoma-identity"] == "signed"
+        with pytest.raises(grpc.RpcError) as refused:
+            stub.GetEngineState(request, timeout=GENEROUS_S)
+        assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        asked = len(edge.services.asked)
+        for method in model_pb2.DESCRIPTOR.services_by_name["ModelService"].methods:
+            path = f"/redoma.model.v1.ModelService/{method.name}"
+            call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(path, bytes, bytes)
+            with pytest.raises(grpc.RpcError) as unknown:
+                call(b"", metadata=metadata, timeout=GENEROUS_S)
+            assert unknown.value.code() is grpc.StatusCode.UNIMPLEMENTED, path
+        assert len(edge.services.asked) == asked
 
 
 def test_preflight_needs_no_key_and_strange_origins_get_no_leave(edge: Edge) -> None:
@@ -303,6 +328,19 @@ def test_large_bodies_are_refused_and_allowed_ones_pass_whole(edge: Edge) -> Non
             list(stub.SendMessage(request, metadata=(("authorization", "Bearer good"),), timeout=GENEROUS_S))
     assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert reason_of(refused.value) == ("REQUEST_TOO_LARGE", {"limit_bytes": "4194304"}, None)
+
+
+def test_embeddings_larger_than_any_message_pass_whole(edge: Edge) -> None:
+    await_ready(edge)
+    status, headers, answer = ask(edge, "POST", "/v1/embeddings", GOOD | JSON, b"{}")
+    assert (status, headers["content-type"]) == (200, "application/json")
+    assert len(json.loads(answer)["data"]) == EMBEDDING_PIECES * EMBEDDING_PIECE_BYTES > 2 * MAX_REQUEST_BYTES
+
+
+def test_what_an_operator_ended_is_a_conflict_that_clients_try_again(edge: Edge) -> None:
+    await_ready(edge)
+    status, _, answer = ask(edge, "POST", "/v1/embeddings", GOOD | JSON, b'{"purge": true}')
+    assert (status, json.loads(answer)["error"]["code"]) == (409, "tenant_purged")
 
 
 def test_stream_is_not_held_back_and_ends_when_the_client_leaves(edge: Edge) -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from redoma_chat.checks.chain import BlockedPattern, OutputFilter, Passage
 from redoma_chat.errors import InputRefused
-from redoma_chat.inference import Prompt
+from redoma_chat.inference import Passages, Prompt
 
 NAME = "blocked_patterns"
 MASK = "[masked]"
@@ -38,12 +38,29 @@ class BlockedPatterns:
             InputRefused: A turn holds a refused text.
         """
         for turn in prompt.turns:
-            folded = fold(turn.content)
-            if any(pattern in folded for pattern in self._refused):
-                raise InputRefused(NAME, "The input holds a text that your tenant does not allow.")
+            self._refuse(turn.content)
         if not self._masked:
             return prompt
         return replace(prompt, turns=tuple(replace(turn, content=self._mask(turn.content)) for turn in prompt.turns))
+
+    async def check_passages(self, passages: Passages, timeout_s: float) -> Passages:
+        """Looks through every text. Tokens are not texts: only the model could read them, so they are refused.
+
+        Raises:
+            InputRefused: A passage holds a refused text, or is given by its tokens.
+        """
+        return replace(passages, items=tuple(self._checked(item) for item in passages.items))
+
+    def _checked(self, item: str | tuple[int, ...]) -> str:
+        if not isinstance(item, str):
+            raise InputRefused(NAME, "Send texts, not tokens: your tenant has inputs checked for patterns.")
+        self._refuse(item)
+        return self._mask(item) if self._masked else item
+
+    def _refuse(self, text: str) -> None:
+        folded = fold(text)
+        if any(pattern in folded for pattern in self._refused):
+            raise InputRefused(NAME, "The input holds a text that your tenant does not allow.")
 
     def _mask(self, text: str) -> str:
         stream = MaskStream(self._masked, "")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from redoma_chat.inference import Delta, Prompt, Usage
+from redoma_chat.inference import Delta, Passages, Prompt, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,14 @@ class Check(Protocol):
         """
         ...
 
+    async def check_passages(self, passages: Passages, timeout_s: float) -> Passages:
+        """Gives what to embed instead.
+
+        Raises:
+            InputRefused: The passages must not be used.
+        """
+        ...
+
     def output_filter(self, already: Passage) -> OutputFilter | None:
         """Gives a filter for one answer, or None where the check does not look at answers.
 
@@ -113,6 +121,16 @@ class Chain:
         for check in self._checks:
             prompt = await check.check_input(prompt, timeout_s)
         return prompt
+
+    async def check_passages(self, passages: Passages, timeout_s: float) -> Passages:
+        """Runs the input side of every check on what is to be embedded and gives what to use.
+
+        Raises:
+            InputRefused: A check refused it.
+        """
+        for check in self._checks:
+            passages = await check.check_passages(passages, timeout_s)
+        return passages
 
     def output_chain(self, already: Passage) -> OutputChain | None:
         """Gives the output side of the checks, or None if none of them looks at answers."""

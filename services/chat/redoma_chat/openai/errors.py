@@ -6,6 +6,7 @@ from urllib.parse import quote
 import grpc
 
 from redoma_chat.openai.response import to_json
+from redoma_chat.openai.response_format import body_path
 from redoma_kit.errors import Failure
 from redoma_kit.interceptors.pipeline import Call
 
@@ -14,6 +15,8 @@ TRAILER = "redoma-openai-error"
 RETRY_AFTER = "retry-after"
 METHODS = "/redoma.chat.v1.OpenAIService/"
 MAX_TRAILER_BYTES = 3_000
+# A path in a schema holds names that the caller chose.
+MAX_PARAM_CHARACTERS = 200
 # What stays readable in the trailer; everything else is percent-encoded.
 SAFE = ' {}":,[]'
 _CODES = {
@@ -28,27 +31,46 @@ _TYPES = {
     grpc.StatusCode.UNAUTHENTICATED: "authentication_error",
     grpc.StatusCode.PERMISSION_DENIED: "permission_error",
     grpc.StatusCode.RESOURCE_EXHAUSTED: "rate_limit_error",
+    grpc.StatusCode.ABORTED: "conflict_error",
 }
 # The model service names fields as its own API does; here they are members of the body.
 MODEL_PREFIX = "sampling."
-_PARAMS = {"PROMPT_TOO_LONG": "messages", "INPUT_REFUSED": "messages", "MODEL_NOT_FOUND": "model"}
+_PROMPTS = {METHODS + "Ask": "prompt", METHODS + "CreateEmbedding": "input"}
 
 
 def error_object(failure: Failure) -> dict[str, dict[str, str | None]]:
-    """Gives the body of a failed call."""
-    return _object(failure, failure.message)
+    """Gives the body of a failed chat completion."""
+    return _object(failure, failure.message, METHODS + "CreateChatCompletion")
 
 
-def _object(failure: Failure, message: str) -> dict[str, dict[str, str | None]]:
-    field = failure.metadata.get("field")
+def _object(failure: Failure, message: str, method: str) -> dict[str, dict[str, str | None]]:
     return {
         "error": {
-            "message": message.removeprefix(MODEL_PREFIX),
+            "message": _in_body(message),
             "type": _TYPES.get(failure.code, "server_error"),
-            "param": _PARAMS.get(failure.reason) or (None if field is None else field.removeprefix(MODEL_PREFIX)),
+            "param": _param(failure, method),
             "code": _CODES.get(failure.reason, failure.reason.lower()),
         }
     }
+
+
+def _encoded(error: dict[str, dict[str, str | None]]) -> str:
+    return quote(to_json(error), safe=SAFE)
+
+
+def _param(failure: Failure, method: str) -> str | None:
+    prompt = _PROMPTS.get(method, "messages")
+    field = failure.metadata.get("field")
+    if failure.reason == "MODEL_NOT_FOUND":
+        return "model"
+    if failure.reason in ("PROMPT_TOO_LONG", "INPUT_REFUSED"):
+        return field if field is not None and field.startswith(prompt) else prompt
+    return None if field is None else _in_body(field)[:MAX_PARAM_CHARACTERS]
+
+
+def _in_body(text: str) -> str:
+    """Puts the path in the body in place of the model service's at the head of a text."""
+    return body_path(text.removeprefix(MODEL_PREFIX)) if text.startswith(MODEL_PREFIX) else text
 
 
 def error_event(failure: Failure) -> bytes:
@@ -61,7 +83,7 @@ def openai_error_trailer(call: Call, failure: Failure) -> tuple[tuple[str, str |
     if not call.method.startswith(METHODS):
         return ()
     message = failure.message
-    while len(value := quote(to_json(_object(failure, message)), safe=SAFE)) > MAX_TRAILER_BYTES and message:
+    while len(value := _encoded(_object(failure, message, call.method))) > MAX_TRAILER_BYTES and message:
         message = message[: len(message) // 2]
     if failure.retry_after_s is None:
         return ((TRAILER, value),)

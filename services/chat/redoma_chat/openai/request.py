@@ -4,12 +4,12 @@ Fields that are not known are ignored, as OpenAI's own server does; wrong types 
 with the field's path. What is known and can't be done here (tools, several choices) is refused too, never ignored.
 """
 
-import json
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 from redoma_chat.inference import Prompt, Role, Turn
+from redoma_chat.openai.body import Fields, check_text, is_number, json_object, kind_of, to_float
+from redoma_chat.openai.response_format import body_path, response_format_of
 from redoma_chat.sampling import Sampling, check_sampling
 from redoma_kit.errors import InvalidField
 
@@ -44,20 +44,20 @@ def parse_chat_completion(body: bytes) -> ChatCompletionRequest:
     Raises:
         InvalidField: It is not JSON, or a field is missing, of a wrong type, out of range or can't be done.
     """
-    fields = _Fields(_json_object(body))
+    fields = Fields(json_object(body))
     _refuse_what_cannot_be_done(fields)
     streams = fields.boolean("stream") or False
     options = fields.mapping("stream_options")
     if options is not None and not streams:
         raise InvalidField("stream_options", "only with stream set to true")
-    includes_usage = _Fields(options or {}, "stream_options.").boolean("include_usage") or False
+    includes_usage = Fields(options or {}, "stream_options.").boolean("include_usage") or False
     prompt = Prompt(fields.text("model", MAX_MODEL_CHARACTERS) or "", _turns(fields))
     return ChatCompletionRequest(prompt, _sampling(fields), streams, includes_usage)
 
 
 def parse_ask(body: bytes) -> AskRequest:
     """Reads the body of `/ask`. Raises as parse_chat_completion does."""
-    fields = _Fields(_json_object(body))
+    fields = Fields(json_object(body))
     question = fields.text("prompt")
     if not question:
         raise InvalidField("prompt", "must be a text that is not empty")
@@ -66,65 +66,7 @@ def parse_ask(body: bytes) -> AskRequest:
     return AskRequest(Prompt("", (Turn(Role.USER, question),)), sampling)
 
 
-class _Fields:
-    """Typed access to the fields of a JSON object; null is the same as absent."""
-
-    def __init__(self, values: Mapping[str, Any], prefix: str = "") -> None:
-        self._values = values
-        self._prefix = prefix
-
-    def path(self, name: str) -> str:
-        return self._prefix + name
-
-    def raw(self, name: str) -> Any:
-        return self._values.get(name)
-
-    def boolean(self, name: str) -> bool | None:
-        value: bool | None = self._typed(name, lambda found: isinstance(found, bool), "true or false")
-        return value
-
-    def integer(self, name: str) -> int | None:
-        value = self._typed(name, _is_whole, "a whole number")
-        return None if value is None else int(value)
-
-    def number(self, name: str) -> float | None:
-        value = self._typed(name, _is_number, "a number")
-        return None if value is None else _float(value, self.path(name))
-
-    def text(self, name: str, most: int | None = None) -> str | None:
-        value: str | None = self._typed(name, lambda found: isinstance(found, str), "a string")
-        if value is not None:
-            _check_text(value, self.path(name))
-            if most is not None and len(value) > most:
-                raise InvalidField(self.path(name), f"at most {most} characters")
-        return value
-
-    def mapping(self, name: str) -> dict[str, Any] | None:
-        value: dict[str, Any] | None = self._typed(name, lambda found: isinstance(found, dict), "an object")
-        return value
-
-    def _typed(self, name: str, fits: Callable[[Any], bool], expected: str) -> Any:
-        value = self._values.get(name)
-        if value is not None and not fits(value):
-            raise InvalidField(self.path(name), f"must be {expected}, not {_kind(value)}")
-        return value
-
-
-def _json_object(body: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(body, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
-        raise InvalidField("body", "is not valid JSON") from None
-    if not isinstance(value, dict):
-        raise InvalidField("body", f"must be an object, not {_kind(value)}")
-    return value
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(name)
-
-
-def _refuse_what_cannot_be_done(fields: _Fields) -> None:
+def _refuse_what_cannot_be_done(fields: Fields) -> None:
     n = fields.integer("n")
     if n is not None and n != 1:
         raise InvalidField("n", "only 1 is supported")
@@ -133,19 +75,16 @@ def _refuse_what_cannot_be_done(fields: _Fields) -> None:
             raise InvalidField(name, NO_TOOLS)
     if fields.raw("tool_choice") not in (None, "none", "auto"):
         raise InvalidField("tool_choice", NO_TOOLS)
-    response_format = fields.mapping("response_format") or {}
-    if response_format.get("type", "text") != "text":
-        raise InvalidField("response_format", "only the type text is supported")
     if fields.raw("modalities") not in (None, [], ["text"]):
         raise InvalidField("modalities", "only text is supported")
 
 
-def _turns(fields: _Fields) -> tuple[Turn, ...]:
+def _turns(fields: Fields) -> tuple[Turn, ...]:
     messages = fields.raw("messages")
     if messages is None:
         raise InvalidField("messages", "is missing; send an array of at least one message")
     if not isinstance(messages, list):
-        raise InvalidField("messages", f"must be an array, not {_kind(messages)}")
+        raise InvalidField("messages", f"must be an array, not {kind_of(messages)}")
     if not 1 <= len(messages) <= MAX_MESSAGES:
         raise InvalidField("messages", f"must have 1 to {MAX_MESSAGES} entries")
     turns = [_turn(message, f"messages[{index}]") for index, message in enumerate(messages)]
@@ -159,10 +98,10 @@ def _turns(fields: _Fields) -> tuple[Turn, ...]:
 
 def _turn(message: Any, path: str) -> Turn:
     if not isinstance(message, dict):
-        raise InvalidField(path, f"must be an object, not {_kind(message)}")
+        raise InvalidField(path, f"must be an object, not {kind_of(message)}")
     role = message.get("role")
     if not isinstance(role, str):
-        raise InvalidField(f"{path}.role", f"must be a string, not {_kind(role)}")
+        raise InvalidField(f"{path}.role", f"must be a string, not {kind_of(role)}")
     for name in ("tool_calls", "function_call"):
         if message.get(name):
             raise InvalidField(f"{path}.{name}", NO_TOOLS)
@@ -175,26 +114,26 @@ def _turn(message: Any, path: str) -> Turn:
 
 def _content(content: Any, path: str) -> str:
     if isinstance(content, str):
-        _check_text(content, path)
+        check_text(content, path)
         return content
     if not isinstance(content, list):
-        raise InvalidField(path, f"must be a string or an array of content parts, not {_kind(content)}")
+        raise InvalidField(path, f"must be a string or an array of content parts, not {kind_of(content)}")
     return "".join(_part(part, f"{path}[{index}]") for index, part in enumerate(content))
 
 
 def _part(part: Any, path: str) -> str:
     if not isinstance(part, dict):
-        raise InvalidField(path, f"must be an object, not {_kind(part)}")
+        raise InvalidField(path, f"must be an object, not {kind_of(part)}")
     if part.get("type") != "text":
         raise InvalidField(f"{path}.type", "only parts of type text are supported")
     text = part.get("text")
     if not isinstance(text, str):
-        raise InvalidField(f"{path}.text", f"must be a string, not {_kind(text)}")
-    _check_text(text, f"{path}.text")
+        raise InvalidField(f"{path}.text", f"must be a string, not {kind_of(text)}")
+    check_text(text, f"{path}.text")
     return text
 
 
-def _sampling(fields: _Fields) -> Sampling:
+def _sampling(fields: Fields) -> Sampling:
     newer, older = fields.integer("max_completion_tokens"), fields.integer("max_tokens")
     top_p = fields.number("top_p")
     seed = fields.integer("seed")
@@ -216,65 +155,36 @@ def _sampling(fields: _Fields) -> Sampling:
         logit_bias=_logit_bias(fields),
         logprobs=fields.boolean("logprobs") or False,
         top_logprobs=fields.integer("top_logprobs") or 0,
+        response_format=response_format_of(fields),
     )
     names = {
         "max_output_tokens": "max_tokens" if newer is None else "max_completion_tokens",
         "repeat_penalty": "repetition_penalty" if repeat_penalty is None else "repeat_penalty",
     }
-    check_sampling(sampling, lambda name: names.get(name, name))
+    check_sampling(sampling, lambda name: names.get(name) or body_path(name))
     return sampling
 
 
-def _stop(fields: _Fields) -> tuple[str, ...]:
+def _stop(fields: Fields) -> tuple[str, ...]:
     stop = fields.raw("stop")
     if stop is None:
         return ()
     texts = [stop] if isinstance(stop, str) else stop
     if not isinstance(texts, list):
-        raise InvalidField("stop", f"must be a string or an array of strings, not {_kind(stop)}")
+        raise InvalidField("stop", f"must be a string or an array of strings, not {kind_of(stop)}")
     for index, text in enumerate(texts):
         if not isinstance(text, str):
-            raise InvalidField(f"stop[{index}]", f"must be a string, not {_kind(text)}")
-        _check_text(text, f"stop[{index}]")
+            raise InvalidField(f"stop[{index}]", f"must be a string, not {kind_of(text)}")
+        check_text(text, f"stop[{index}]")
     return tuple(texts)
 
 
-def _logit_bias(fields: _Fields) -> dict[int, float]:
+def _logit_bias(fields: Fields) -> dict[int, float]:
     biases: dict[int, float] = {}
     for token, bias in (fields.mapping("logit_bias") or {}).items():
         if not (token.isascii() and token.isdigit() and len(token) <= 10):
             raise InvalidField("logit_bias", "its keys must be token ids")
-        if not _is_number(bias):
-            raise InvalidField(f"logit_bias.{token}", f"must be a number, not {_kind(bias)}")
-        biases[int(token)] = _float(bias, f"logit_bias.{token}")
+        if not is_number(bias):
+            raise InvalidField(f"logit_bias.{token}", f"must be a number, not {kind_of(bias)}")
+        biases[int(token)] = to_float(bias, f"logit_bias.{token}")
     return biases
-
-
-def _check_text(text: str, path: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise InvalidField(path, "holds half of a surrogate pair, which is no character") from None
-
-
-def _is_whole(value: Any) -> bool:
-    """JSON has one kind of number: 5.0 is 5, and some languages write it so."""
-    return _is_number(value) and (isinstance(value, int) or value.is_integer())
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _float(value: Any, path: str) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        raise InvalidField(path, "is out of range") from None
-
-
-def _kind(value: Any) -> str:
-    if value is None:
-        return "null"
-    kinds = {bool: "a boolean", float: "a fraction", str: "a string", list: "an array", dict: "an object"}
-    return kinds.get(type(value), "a number")

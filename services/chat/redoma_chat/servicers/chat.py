@@ -31,7 +31,7 @@ class ChatServicer(ChatServiceServicer):
             parent_conversation, parent_id = parse_message(request.parent_message, "parent_message", owner)
             if parent_conversation != conversation_id:
                 raise InvalidField("parent_message", "must be a message of the conversation")
-        sampling = sampling_of(request.sampling)
+        sampling = sampling_of(request.sampling, "sampling")
         deadline = self._deadlines.of(context)
         answer = self._answers.send(owner, conversation_id, parent_id, request.content, sampling, deadline)
         async with aclosing(answer) as events:
@@ -49,7 +49,7 @@ class ChatServicer(ChatServiceServicer):
         """Extends a saved answer that was cut."""
         owner = current_owner()
         conversation_id, message_id = parse_message(request.message, "message", owner)
-        sampling = sampling_of(request.sampling)
+        sampling = sampling_of(request.sampling, "sampling")
         deadline = self._deadlines.of(context)
         answer = self._answers.extend(owner, conversation_id, message_id, sampling, deadline)
         async with aclosing(answer) as events:

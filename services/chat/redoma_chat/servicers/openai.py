@@ -8,11 +8,12 @@ from google.api.httpbody_pb2 import HttpBody
 from redoma.chat.v1 import openai_pb2
 from redoma.chat.v1.openai_pb2_grpc import OpenAIServiceServicer
 from redoma_chat.deadline import Deadline
-from redoma_chat.errors import CHAT_ERRORS, ModelUnreachable
+from redoma_chat.errors import CHAT_ERRORS, ModelRefusal, ModelUnreachable
 from redoma_chat.guarded_model import GuardedModel
 from redoma_chat.ids import IdSource
 from redoma_chat.inference import Delta, Done, Event, Prompt, Started
 from redoma_chat.model_channel import ModelChannel
+from redoma_chat.openai.embeddings import embedding_pieces, parse_embedding
 from redoma_chat.openai.errors import error_event
 from redoma_chat.openai.request import ChatCompletionRequest, parse_ask, parse_chat_completion
 from redoma_chat.openai.response import CompletionObject, CompletionStream, model_list, model_object, to_json
@@ -88,6 +89,20 @@ class OpenAIServicer(OpenAIServiceServicer):
         wanted = parse_ask(request.data)
         completion, done = await self._collect(wanted.prompt, wanted.sampling, self._deadlines.of(context))
         return HttpBody(content_type=JSON, data=completion.answer(done.finish_reason, done.usage))
+
+    async def CreateEmbedding(self, request: HttpBody, context: Context) -> AsyncIterator[HttpBody]:
+        """Embeds texts."""
+        deadline = self._deadlines.of(context)
+        wanted = parse_embedding(request.data)
+        try:
+            if wanted.dimensions is not None:
+                model = await self._model.get_model(wanted.passages.model, deadline.remaining_s)
+                wanted.check_dimensions(model.embedding_size)
+            embeddings = await self._guarded.embed(current_identity().tenant, wanted.passages, deadline)
+        except ModelRefusal as error:
+            raise error.renamed(wanted.body_path) from None
+        for piece in embedding_pieces(embeddings, wanted.as_base64):
+            yield HttpBody(content_type=JSON, data=piece)
 
     async def ListModels(self, request: openai_pb2.ListModelsRequest, context: Context) -> HttpBody:
         """Lists the models."""

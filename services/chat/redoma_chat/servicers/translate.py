@@ -8,7 +8,9 @@ from redoma_chat.conversations import Conversation, Message, MessageState
 from redoma_chat.inference import FinishReason, Role, Usage
 from redoma_chat.model_channel import sampling_message
 from redoma_chat.names import Owner
+from redoma_chat.response_format import ResponseFormat
 from redoma_chat.sampling import Sampling
+from redoma_kit.errors import InvalidField
 
 _ROLES = {Role.USER: message_pb2.Message.ROLE_USER, Role.ASSISTANT: message_pb2.Message.ROLE_ASSISTANT}
 _STATES = {
@@ -37,8 +39,12 @@ _OPTIONAL = (
 )
 
 
-def sampling_of(options: sampling_pb2.SamplingOptions) -> Sampling:
-    """Reads sampling wishes."""
+def sampling_of(options: sampling_pb2.SamplingOptions, path: str) -> Sampling:
+    """Reads sampling wishes from the field `path`.
+
+    Raises:
+        InvalidField: They name a form of the answer without saying which.
+    """
     return Sampling(
         **{name: getattr(options, name) for name in _OPTIONAL if options.HasField(name)},  # type: ignore[arg-type]
         stop=tuple(options.stop),
@@ -46,7 +52,22 @@ def sampling_of(options: sampling_pb2.SamplingOptions) -> Sampling:
         logit_bias=dict(options.logit_bias),
         logprobs=options.logprobs,
         top_logprobs=options.top_logprobs,
+        response_format=_response_format(options, path),
     )
+
+
+def _response_format(options: sampling_pb2.SamplingOptions, path: str) -> ResponseFormat | None:
+    if not options.HasField("response_format"):
+        return None
+    wanted = options.response_format
+    kind = wanted.WhichOneof("form")
+    if kind is None:
+        raise InvalidField(f"{path}.response_format", "must have json_schema, json_object or grammar")
+    if kind == "json_object":
+        if not wanted.json_object:
+            raise InvalidField(f"{path}.response_format.json_object", "must be true")
+        return ResponseFormat(kind)
+    return ResponseFormat(kind, wanted.json_schema if kind == "json_schema" else wanted.grammar)
 
 
 def conversation_of(message: conversation_pb2.Conversation, conversation_id: str) -> Conversation:
@@ -56,7 +77,7 @@ def conversation_of(message: conversation_pb2.Conversation, conversation_id: str
         title=message.title,
         system_prompt=message.system_prompt,
         model=message.model,
-        sampling=sampling_of(message.sampling),
+        sampling=sampling_of(message.sampling, "conversation.sampling"),
     )
 
 

@@ -158,7 +158,7 @@ class SendMessageRequest(_message.Message):
     """What the user says. 1 to 1,048,576 bytes of UTF-8, or empty to answer `parent_message` anew."""
     @_builtins.property
     def sampling(self) -> _sampling_pb2.SamplingOptions:
-        """Overrides the conversation's sampling, field by field."""
+        """Overrides the conversation's sampling, field by field. A `response_format` holds for every answer to this message."""
 
     def __init__(
         self,
@@ -324,7 +324,7 @@ class ContinueMessageRequest(_message.Message):
     """`tenants/{tenant}/conversations/{conversation}/messages/{message}`, an answer whose `state` is PARTIAL."""
     @_builtins.property
     def sampling(self) -> _sampling_pb2.SamplingOptions:
-        """Overrides the conversation's sampling, field by field."""
+        """Overrides the conversation's sampling, field by field. The answer keeps its `response_format` where this has none."""
 
     def __init__(
         self,
