@@ -1,8 +1,9 @@
 """The LoRA adapters of one model: loaded from the operator's folder when their manifests allow it, found by digest."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
 
@@ -11,6 +12,8 @@ from redoma_model.engine.adapters import AdapterManifest, LoadedAdapter, file_di
 from redoma_model.engine.backend import AdapterFileError
 from redoma_model.engine.engine import Engine
 from redoma_model.errors import AdapterIncompatible, AdapterNotFound, ModelFileError
+
+T = TypeVar("T")
 
 
 class Adapters:
@@ -26,7 +29,8 @@ class Adapters:
         self._loaded: dict[str, LoadedAdapter] = {}
         # Digests that are on their way in or out.
         self._moving: set[str] = set()
-        self._unloading: set[asyncio.Task[None]] = set()
+        # What goes on though its caller may have left: the engine has begun it.
+        self._going_on: set[asyncio.Task[object]] = set()
         self._base_digest: asyncio.Task[str] | None = None
 
     @property
@@ -34,8 +38,14 @@ class Adapters:
         """Those in service, by digest."""
         return self._loaded
 
+    def is_moving(self, digest: str) -> bool:
+        """Tells whether an adapter is on its way in or out."""
+        return digest in self._moving
+
     async def load(self, relative: str, scale: float | None = None) -> LoadedAdapter:
         """Loads the adapter of the manifest at a path within the folder.
+
+        A caller who leaves early leaves the rest to go on.
 
         Args:
             relative: The manifest's path.
@@ -50,7 +60,7 @@ class Adapters:
             raise AdapterNotFound(relative)
         manifest = await asyncio.to_thread(read_manifest, self._folder, relative)
         manifest.check_base(await self.base_digest())
-        return await self._bring_in(manifest, scale)
+        return await self._see_through(self._bring_in(manifest, scale))
 
     async def unload(self, digest: str) -> None:
         """Takes an adapter out of service at once; returns when its running requests have ended and it is freed.
@@ -63,16 +73,18 @@ class Adapters:
         if self._loaded.pop(digest, None) is None:
             raise AdapterNotFound(digest)
         self._moving.add(digest)
-        task = asyncio.create_task(self._take_out(digest))
-        self._unloading.add(task)
-        task.add_done_callback(self._unloading.discard)
-        await asyncio.shield(task)
+        await self._see_through(self._take_out(digest))
 
     async def load_found(self) -> None:
         """Loads every adapter of the folder that is for this model. One that can't be used is logged and left out."""
         if self._folder is None:
             return
-        for relative in await asyncio.to_thread(_manifests, self._folder):
+        try:
+            found = await asyncio.to_thread(_manifests, self._folder)
+        except OSError as error:
+            self._log.error("adapters left out", problem=f"{self._folder} can't be read: {error.strerror}.")
+            return
+        for relative in found:
             log = self._log.bind(manifest=relative)
             try:
                 manifest = await asyncio.to_thread(read_manifest, self._folder, relative)
@@ -100,7 +112,7 @@ class Adapters:
 
     async def _bring_in(self, manifest: AdapterManifest, scale: float | None) -> LoadedAdapter:
         digest = manifest.digest
-        if digest in self._loaded or digest in self._moving:
+        if digest in self._loaded or self.is_moving(digest):
             raise ResourceExists(f"The adapter {digest}")
         self._moving.add(digest)
         try:
@@ -112,6 +124,12 @@ class Adapters:
             self._moving.discard(digest)
         self._loaded[digest] = adapter
         return adapter
+
+    async def _see_through(self, job: Coroutine[None, None, T]) -> T:
+        task = asyncio.create_task(job)
+        self._going_on.add(task)
+        task.add_done_callback(self._going_on.discard)
+        return await asyncio.shield(task)
 
     async def _take_out(self, digest: str) -> None:
         try:

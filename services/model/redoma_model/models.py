@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import aclosing
 
 import structlog
 
@@ -31,8 +32,12 @@ class Models:
         )
         self._models = {model.id: model for model in (self.default, *(make(one, _ignore) for one in more))}
         self._aliases = dict(settings.aliases)
-        # Ids of models that are on their way in or out.
-        self._moving: set[str] = set()
+        # Out of service and not freed yet.
+        self._leaving: dict[str, ServedModel] = {}
+        # Ids of models that are on their way in.
+        self._coming: set[str] = set()
+        # One after the other: each is measured against the memory that is free when it begins.
+        self._load_lock = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._failed = asyncio.Event()
         self._failure: BaseException | None = None
@@ -94,6 +99,10 @@ class Models:
         """Lists all models: the default one, then the others in the order of their ids."""
         return [self.default, *(model for model in self.visible(()) if model is not self.default)]
 
+    def holding(self) -> list[ServedModel]:
+        """Lists the models that may hold something of a tenant: all, and those that are not freed yet."""
+        return [*self._models.values(), *self._leaving.values()]
+
     @property
     def aliases(self) -> Mapping[str, str]:
         """The id of the model that each alias stands for."""
@@ -110,33 +119,16 @@ class Models:
             MemoryInsufficient: It would not fit the memory that is free.
         """
         model_id = settings.model_id
-        if model_id in self._models or model_id in self._moving:
-            raise ResourceExists(f"The model {model_id}")
+        self._check_free(model_id)
         if model_id in self._aliases:
             raise ResourceExists(f"The alias {model_id}")
-        self._moving.add(model_id)
-        progress = _Progress(asyncio.get_running_loop())
-        model = self._make(settings, progress.report)
-        in_service = False
+        self._coming.add(model_id)
         try:
-            self._start(model)
-            loading = asyncio.create_task(model.load())
-            try:
-                async for part in progress.until(loading):
-                    yield part
-                await loading
-            except ModelFileError as error:
-                raise ModelFileInvalid(settings.file.name, str(error)) from error
-            finally:
-                loading.cancel()
-            self._models[model_id] = model
-            in_service = True
-            self._log.info("model loaded", model=model_id)
-            yield model
+            async with self._load_lock, aclosing(self._bring_in(settings)) as events:
+                async for event in events:
+                    yield event
         finally:
-            self._moving.discard(model_id)
-            if not in_service:
-                await model.engine.stop()
+            self._coming.discard(model_id)
 
     async def unload(self, model_id: str, patience_s: float) -> None:
         """Takes a model and its aliases out of service at once; returns when its calls have ended and it is freed.
@@ -160,7 +152,7 @@ class Models:
             )
         del self._models[model_id]
         self._aliases = {alias: stands_for for alias, stands_for in self._aliases.items() if stands_for != model_id}
-        self._moving.add(model_id)
+        self._leaving[model_id] = model
         await asyncio.shield(self._keep(self._retire(model, patience_s)))
 
     def set_alias(self, alias: str, model_id: str) -> None:
@@ -172,8 +164,7 @@ class Models:
         """
         if model_id not in self._models:
             raise ModelNotFound(model_id, tuple(sorted(self._models)))
-        if alias in self._models or alias in self._moving:
-            raise ResourceExists(f"The model {alias}")
+        self._check_free(alias)
         self._aliases[alias] = model_id
 
     def delete_alias(self, alias: str) -> None:
@@ -185,9 +176,36 @@ class Models:
         if self._aliases.pop(alias, None) is None:
             raise ResourceNotFound(f"The alias {alias}")
 
+    def _check_free(self, name: str) -> None:
+        if name in self._models or name in self._leaving or name in self._coming:
+            raise ResourceExists(f"The model {name}")
+
     def _start(self, model: ServedModel) -> None:
         model.engine.start()
         self._keep(self._watch(model))
+
+    async def _bring_in(self, settings: ModelSettings) -> AsyncGenerator[float | ServedModel, None]:
+        progress = _Progress(asyncio.get_running_loop())
+        model = self._make(settings, progress.report)
+        in_service = False
+        try:
+            self._start(model)
+            loading = asyncio.create_task(model.load())
+            try:
+                async for part in progress.until(loading):
+                    yield part
+                await loading
+            except ModelFileError as error:
+                raise ModelFileInvalid(settings.file.name, str(error)) from error
+            finally:
+                loading.cancel()
+            self._models[model.id] = model
+            in_service = True
+            self._log.info("model loaded", model=model.id)
+            yield model
+        finally:
+            if not in_service:
+                await model.engine.stop()
 
     async def _watch(self, model: ServedModel) -> None:
         try:
@@ -206,7 +224,7 @@ class Models:
             self._log.warning("ending what is left of an unloaded model", model=model.id)
         finally:
             await model.engine.stop()
-            self._moving.discard(model.id)
+            del self._leaving[model.id]
         self._log.info("model unloaded", model=model.id)
 
     def _keep(self, job: Coroutine[None, None, None]) -> asyncio.Task[None]:

@@ -1,6 +1,5 @@
 """The model service's process: settings, logs, start, and its exit status."""
 
-import asyncio
 import os
 import sys
 
@@ -8,6 +7,7 @@ import structlog
 
 from redoma_kit.errors import DomainError
 from redoma_kit.logs import configure_logs
+from redoma_kit.polling import run_service
 from redoma_kit.server import AddressInUse
 from redoma_kit.settings import settings_from_command_line
 from redoma_kit.telemetry import Telemetry
@@ -29,7 +29,7 @@ def run() -> None:
     log = configure_logs(settings.log, "model")
     log.info("settings", **settings.model_dump(mode="json"))
     try:
-        asyncio.run(_serve(settings, log))
+        run_service(_serve(settings, log))
     except (ModelFileError, DomainError, AddressInUse, OSError) as error:
         sys.exit(f"{PROG}: {error}")
     except Exception:
@@ -41,6 +41,6 @@ async def _serve(settings: ModelSettings, log: structlog.stdlib.BoundLogger) -> 
     telemetry = Telemetry("model", settings.metrics, settings.tracing)
     # Brings llama.cpp in, whose threading library reads its settings at that moment.
     share_cores(os.environ)
-    from redoma_model.loading import llama_loader
+    from redoma_model.loading import LlamaModels
 
-    await ModelServer(settings, llama_loader, telemetry, log).run()
+    await ModelServer(settings, LlamaModels(), telemetry, log).run()

@@ -109,15 +109,25 @@ def parse_schema(text: str) -> dict[str, object]:
     for path, node, is_schema in _walk(schema):
         if is_schema and isinstance(node, dict):
             _check_reference(schema, path, node)
+    try:
+        json.dumps(schema, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise InvalidField(SCHEMA_FIELD, "holds half of a surrogate pair, which is no character.") from error
     _check_against_meta_schema(schema)
     return schema
 
 
 def _check_against_meta_schema(schema: dict[str, object]) -> None:
-    cls = validator_for(schema, default=Draft202012Validator)
-    error = best_match(cls(cls.META_SCHEMA).iter_errors(schema))  # type: ignore[arg-type]
-    if error is not None:
-        raise InvalidField(_field(tuple(error.absolute_path)), f"{error.message:.{MAX_SHOWN_CHARACTERS}}.")
+    named = schema.get("$schema", "")
+    if not isinstance(named, str):
+        raise InvalidField(_field(("$schema",)), "is not a text.")
+    try:
+        cls = validator_for(schema, default=Draft202012Validator)
+    except ValueError as error:
+        raise InvalidField(_field(("$schema",)), "is not a URI.") from error
+    worst = best_match(cls(cls.META_SCHEMA).iter_errors(schema))  # type: ignore[arg-type]
+    if worst is not None:
+        raise InvalidField(_field(tuple(worst.absolute_path)), f"{worst.message:.{MAX_SHOWN_CHARACTERS}}.")
 
 
 Path = tuple[str | int, ...]
@@ -180,7 +190,7 @@ def _check_size(field: str, text: str) -> None:
 
 def _field(path: Path) -> str:
     shown = SCHEMA_FIELD + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
-    return shown[:MAX_SHOWN_CHARACTERS]
+    return shown[:MAX_SHOWN_CHARACTERS].encode(errors="replace").decode()
 
 
 def _too_deep(path: Path) -> InvalidField:

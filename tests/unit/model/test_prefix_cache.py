@@ -201,9 +201,9 @@ def test_longest_public_prefix_is_used(engine: Engine) -> None:
 
 def test_a_partition_of_other_tokens_is_refused(engine: Engine) -> None:
     index = engine.publish(blocks("p"))
-    for partition in (Partition("one", "", index), Partition("one", "sha256:1", index)):
+    for partition, text in ((Partition("one", "", index), "q"), (Partition("one", "sha256:1", index), "p")):
         with pytest.raises(ValueError, match="public prefix"):
-            engine.cache.acquire(partition, 1, blocks("q", tail=1), 0)
+            engine.cache.acquire(partition, 1, blocks(text, tail=1), 0)
     engine.check()
 
 
@@ -224,14 +224,25 @@ def test_public_prefixes_are_never_evicted(engine: Engine) -> None:
 def test_what_a_lease_holds_is_not_evicted(engine: Engine) -> None:
     engine.serve(ONE, blocks("abcd"))
     held = engine.start(ONE, blocks("abx"))
-    assert engine.cache.evict(1000) == 0
+    # What the leaf has beyond the lease is nobody's.
+    assert engine.cache.evict(1000) == 16
     engine.compute(held)
     engine.extend(held)
-    assert engine.cache.evict(1000) == 16
+    assert engine.cache.evict(1000) == 0
     engine.check()
     engine.finish(held)
     assert engine.cache.evict(1000) == 24
     assert engine.store.cells == []
+
+
+def test_a_lease_lets_go_of_what_is_split_off_behind_it(engine: Engine) -> None:
+    engine.serve(ONE, blocks("abcd"))
+    held = engine.start(ONE, blocks("ab", tail=1))
+    engine.serve(ONE, blocks("abx"))
+    assert engine.cache.evict(1000) == 24
+    assert engine.cache.evict(1000) == 0
+    assert held.lease.length == 16
+    engine.check()
 
 
 def test_eviction_takes_no_more_than_whole_blocks_need(engine: Engine) -> None:
@@ -292,6 +303,15 @@ def test_room_is_made_down_to_the_level_of_the_next_by_weight(engine: Engine) ->
     engine.check()
 
 
+def test_a_large_tenant_below_its_share_gives_nothing(engine: Engine) -> None:
+    engine.serve(ONE, blocks("abcdefgh"))
+    engine.serve(TWO, blocks("abcdefgh"))
+    engine.serve(Partition("three"), blocks("abcdefghij"), weight=4)
+    assert engine.cache.evict(16) == 16
+    assert engine.cache.tenant_cells() == {"one": 56, "two": 56, "three": 80}
+    engine.check()
+
+
 def test_among_equals_the_tenant_that_wants_room_gives_first(engine: Engine) -> None:
     for partition in (ONE, TWO):
         engine.serve(partition, blocks("ab"))
@@ -299,15 +319,18 @@ def test_among_equals_the_tenant_that_wants_room_gives_first(engine: Engine) -> 
     assert engine.cache.tenant_cells() == {"one": 8, "two": 16}
 
 
-def test_chains_are_joined_before_anything_is_evicted() -> None:
-    engine = Engine(ids=4)
+def test_chains_are_joined_before_anything_is_evicted_and_stay_recent() -> None:
+    engine = Engine(ids=3)
     engine.serve(ONE, blocks("abcd"))
     engine.serve(ONE, blocks("abxy"))
     assert engine.cache.evict(16) == 16
-    engine.serve(TWO, blocks("ab"))
-    engine.serve(TWO, blocks("cd"))
-    assert engine.cache.tenant_cells() == {"one": 32, "two": 32}
+    engine.serve(ONE, blocks("ef"))
+    engine.serve(ONE, blocks("ab", tail=1))
+    engine.serve(TWO, blocks("gh"))
+    assert engine.cache.tenant_cells() == {"one": 48, "two": 16}
+    assert engine.cache.evict(8) == 8
     assert engine.cache.match(ONE, blocks("abxy", tail=1)) == 32
+    engine.check()
 
 
 def test_without_an_id_cells_stay_the_sequence_own() -> None:
@@ -422,6 +445,21 @@ def test_what_the_host_tier_has_no_room_for_is_trimmed() -> None:
     engine.serve(ONE, blocks("abcd"))
     assert engine.cache.evict(8) == 8
     assert engine.cache.match(ONE, blocks("abcd")) == 24
+    engine.check()
+
+
+def test_trimming_drops_the_saved_prefixes_behind() -> None:
+    def evicted_children(host_bytes: int) -> Engine:
+        engine = Engine(host_bytes=host_bytes)
+        for last in "gh":
+            engine.serve(ONE, blocks("abcdef" + last))
+        assert engine.cache.evict(16) == 16
+        return engine
+
+    engine = evicted_children(evicted_children(1 << 20).cache.host_bytes)
+    assert engine.cache.host_bytes > 0
+    assert engine.cache.evict(8) == 8
+    assert (engine.cache.cells, engine.cache.host_bytes) == (40, 0)
     engine.check()
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from redoma_model.engine.hardware import CellBudget, physical_cores, share_cores
-from redoma_model.settings import SamplingSettings, default_sampling, model_id_of
+from redoma_model.settings import ModelSettings, SamplingSettings, default_sampling, model_id_of
 
 
 @pytest.mark.parametrize(
@@ -48,3 +48,36 @@ def test_operator_decides_how_threads_wait() -> None:
         before = dict(chosen)
         share_cores(chosen)
         assert chosen == before
+
+
+def made(**fields: object) -> ModelSettings:
+    """Makes settings of a model file `base.gguf`."""
+    tls = {"ca_file": "ca", "cert_file": "cert", "key_file": "key"}
+    return ModelSettings(tls=tls, jwks_file=Path("jwks"), file=Path("base.gguf"), **fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"models": [{"file": "base.Q4_1.gguf"}]}, "the id base"),
+        ({"models": [{"file": "a.gguf"}, {"file": "b.gguf", "name": "a"}]}, "the id a"),
+        ({"aliases": {"x": "nothing"}}, "which is no model"),
+        ({"aliases": {"base": "base"}}, "can't be an alias"),
+        ({"aliases": {"": "base"}}, "can't be an alias"),
+        ({"aliases": {"a b": "base"}}, "can't be an alias"),
+        ({"models": [{"file": "a.gguf", "slots": 100}], "step_tokens": 64}, "too many for step_tokens"),
+        ({"dedicated_tenant": "Not A Tenant"}, "dedicated_tenant"),
+    ],
+)
+def test_models_that_can_not_be_told_apart_are_refused(fields: dict[str, object], problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        made(**fields)
+
+
+def test_another_model_is_as_the_first_where_nothing_is_said() -> None:
+    first = made(slots=8, kv_cells=9_999, context_tokens=512, name="first")
+    other = first.for_model(Path("other.gguf"), "", 0, 0, 0)
+    assert (other.model_id, other.slots, other.context_tokens, other.kv_cells) == ("other", 8, 512, 0)
+    other = first.for_model(Path("other.gguf"), "second", 2, 1_024, 64)
+    assert (other.model_id, other.slots, other.context_tokens, other.kv_cells) == ("second", 2, 64, 1_024)
+    assert first.model_id == "first"

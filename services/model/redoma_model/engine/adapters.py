@@ -1,9 +1,11 @@
 """LoRA adapters: the manifest that says whose one is and for which model, and what a loaded one is to the engine."""
 
+import errno
 import hashlib
 import json
 import math
 import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +108,7 @@ def read_manifest(folder: Path, relative: str) -> AdapterManifest:
     except PathOutside as error:
         raise _broken(relative, f"its path {error}") from error
     try:
+        _check_plain(path)
         with path.open("rb") as file:
             content = file.read(MAX_MANIFEST_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -123,8 +126,15 @@ def file_digest(path: Path) -> str:
     Raises:
         OSError: It can't be read.
     """
+    _check_plain(path)
     with path.open("rb") as file:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def _check_plain(path: Path) -> None:
+    """Raises OSError unless it is a plain file: opening another kind may wait for ever."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "it is no plain file", str(path))
 
 
 def _parse(folder: Path, relative: str, path: Path, content: bytes) -> AdapterManifest:

@@ -22,6 +22,10 @@ from redoma_model.engine.sequence import Sequence
 
 # Prompt tokens that a tenant gets at one turn within a step.
 TURN_TOKENS = 8
+# How many times as long a step with others' prompts may be for a tenant with few rows.
+SMALL_STRETCH = 1.5
+# How many times as long as a step of the others' rows a newcomer's step for itself may take.
+ALONE_STRETCH = 4.0
 # Most drafts of one sequence in a step.
 MOST_DRAFTS = 8
 
@@ -109,11 +113,11 @@ def add_drafts(step: Step, pace: Pace, room: int) -> Step:
     chunks: list[Chunk] = []
     for chunk in step.chunks:
         lookup = chunk.sequence.lookup
-        if lookup is not None and not chunk.sequence.is_prefill:
-            most = min(MOST_DRAFTS, room, chunk.sequence.limit - chunk.sequence.output_tokens - 1)
-            worth = lookup.worth(most, lambda chance: pace.draft_pays(rows, chance))
-            chunk = Chunk(chunk.sequence, chunk.count, lookup.propose(worth) if worth > 0 else ())
-            room -= len(chunk.drafts)
+        most = min(MOST_DRAFTS, room, chunk.sequence.limit - chunk.sequence.output_tokens - 1)
+        if lookup is not None and not chunk.sequence.is_prefill and most > 0:
+            drafts = lookup.draft(most, lambda chance: pace.draft_pays(rows, chance))
+            chunk = Chunk(chunk.sequence, chunk.count, drafts)
+            room -= len(drafts)
         chunks.append(chunk)
     return Step(step.lane, chunks, step.alone, step.whole, step.cut)
 
@@ -146,19 +150,25 @@ def _newcomer(tenants: list[_Turns], pace: Pace, most: int) -> Sequence | None:
     poorest = min(tenants, key=lambda turns: turns.account.counter)
     mine = [*poorest.rows, *poorest.prompts]
     others = sum(len(turns.rows) for turns in tenants if turns is not poorest)
+    first = mine[0]
     if not all(sequence.is_fresh for sequence in mine) or pace.row_s * others <= pace.fixed_s:
         return None
-    return mine[0] if mine[0].pending <= most else None
+    # Only a whole prompt: the rest of a long one shares steps to its end.
+    short = first.turn == 0 and first.pending <= most
+    return first if short and pace.prompt_s * first.pending <= ALONE_STRETCH * pace.step_s(others, 0) else None
 
 
 def _longest_s(tenants: list[_Turns], pace: Pace) -> float:
     """Gives how long the step may take so that each tenant's rows have its share of it when others' prompts go with
     them."""
     weights = sum(turns.account.weight for turns in tenants)
+    rows_s = pace.step_s(sum(len(turns.rows) for turns in tenants), 0)
     longest_s = float("inf")
     for turns in tenants:
         if turns.rows and any(other.prompts for other in tenants if other is not turns):
-            longest_s = min(longest_s, pace.step_s(len(turns.rows), 0) * weights / turns.account.weight)
+            share_s = pace.step_s(len(turns.rows), 0) * weights / turns.account.weight
+            # Who uses less than its share even of a step without prompts can't be given it.
+            longest_s = min(longest_s, share_s if share_s >= rows_s else SMALL_STRETCH * rows_s)
     return longest_s
 
 

@@ -127,6 +127,7 @@ class EngineCore:
         self._streams[sequence] = stream
         self._scheduler.add(sequence)
         self._usage.opened(OpenedRequest(request.token_id, request.tenant, request.adapter_digest))
+        self._refuse_if_hopeless(sequence, 0.0, self._clock())
 
     def cancel(self, stream: Stream) -> None:
         """Ends a request whose reader is gone; harmless when it has ended."""
@@ -172,6 +173,8 @@ class EngineCore:
         Raises:
             ValueError: With it the KV cache would not hold a whole context window any more.
         """
+        if not self.idle:
+            raise ValueError("A public prefix can't be computed while requests run.")
         if self._places.free_cells - len(tokens) < self._backend.info.context_tokens:
             raise ValueError(
                 f"A public prefix of {len(tokens)} tokens leaves less than a context window of the KV cache; "
@@ -179,13 +182,15 @@ class EngineCore:
             )
         sequence = Sequence(Request(tokens, Sampling()), TextAssembler((), False, False), 0, self._clock())
         sequence.slot = 0
-        while sequence.pending:
-            chunk = Chunk(sequence, min(sequence.pending, self._limits.pace.step_tokens))
-            with self._turn:
-                self._backend.decode([chunk], BASE_LANE)
-            sequence.computed += chunk.count
-        self._places.cache.publish(tokens, 0)
-        self._backend.forget(0)
+        try:
+            while sequence.pending:
+                chunk = Chunk(sequence, min(sequence.pending, self._limits.pace.step_tokens))
+                with self._turn:
+                    self._backend.decode([chunk], BASE_LANE)
+                sequence.computed += chunk.count
+            self._places.cache.publish(tokens, 0)
+        finally:
+            self._backend.forget(0)
 
     def snapshot(self) -> EngineSnapshot:
         """Gives what the engine is doing, between two steps."""
@@ -231,7 +236,7 @@ class EngineCore:
             return
         except DecodeFailed as error:
             _log.error("A step failed: %s", error)
-            self._isolate(step, begun_at)
+            self._isolate(step)
             return
         tokens = sum(chunk.count + len(chunk.drafts) for chunk in step.chunks)
         rows = 0 if step.lane.pooled else sum(chunk.rows for chunk in step.chunks)
@@ -256,7 +261,7 @@ class EngineCore:
                 row += rows
         return prompt_tokens
 
-    def _isolate(self, step: Step, begun_at: float) -> None:
+    def _isolate(self, step: Step) -> None:
         """Computes the chunks of a failed step one by one, so that only the request that can't be computed ends."""
         for chunk in step.chunks:
             self._backend.forget(chunk.sequence.slot, chunk.sequence.computed)
@@ -265,7 +270,7 @@ class EngineCore:
             return
         for chunk in step.chunks:
             if chunk.sequence.slot != NO_SLOT:
-                self._compute(Step(step.lane, [Chunk(chunk.sequence, chunk.count)]), begun_at)
+                self._compute(Step(step.lane, [Chunk(chunk.sequence, chunk.count)]), self._clock())
 
     def _count(self, chunk: Chunk) -> int:
         """Counts a chunk as computed, charges what of the prompt is in it for the first time, and gives that."""
@@ -390,18 +395,25 @@ class EngineCore:
             return
         self._deadlines_at = now + DEADLINES_EVERY_S
         for line in list(self._scheduler.lines()):
-            for place, sequence in enumerate(list(line.waiting)):
-                if sequence.deadline is not None and sequence.admitted_at is None:
-                    remaining_s = sequence.deadline - now
-                    needed_s = self._needed_s(sequence, place * line.interval_s / 2, remaining_s)
-                    if needed_s > remaining_s:
-                        self._fail(sequence, DeadlineUnreachable(max(0.0, remaining_s), needed_s))
+            place = 0
+            for sequence in list(line.waiting):
+                place += not self._refuse_if_hopeless(sequence, place * line.interval_s / 2, now)
+
+    def _refuse_if_hopeless(self, sequence: Sequence, queue_s: float, now: float) -> bool:
+        """Ends a request that can't give its first token before its deadline, and tells whether it did."""
+        if sequence.deadline is None or sequence.admitted_at is not None:
+            return False
+        remaining_s = sequence.deadline - now
+        needed_s = self._needed_s(sequence, queue_s, remaining_s)
+        if needed_s > remaining_s:
+            self._fail(sequence, DeadlineUnreachable(max(0.0, remaining_s), needed_s))
+        return needed_s > remaining_s
 
     def _needed_s(self, sequence: Sequence, queue_s: float, enough_s: float) -> float:
         """Gives the least time until a waiting sequence's first token; what is cached is only asked when it matters."""
         tokens = len(sequence.request.prompt) - 1
         needed_s = queue_s + self._pace.step_s(1, tokens)
-        if not self._pace.known or needed_s <= enough_s:
+        if not self._pace.knows_prompts or needed_s <= enough_s:
             return queue_s
         return queue_s + self._pace.step_s(1, tokens - self._places.reusable(sequence))
 

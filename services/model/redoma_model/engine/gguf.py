@@ -126,7 +126,7 @@ def read_gguf(path: Path) -> GgufHeader:
             raise ModelFileError(f"{path} is not a GGUF model or adapter: it does not begin with the letters GGUF.")
         try:
             return _Reader(path, data).header()
-        except (struct.error, IndexError) as error:
+        except (struct.error, IndexError, OverflowError) as error:
             raise ModelFileError(f"{path} is cut short: its {len(data)} bytes end within its header.") from error
 
 
@@ -148,7 +148,7 @@ def _opened(path: Path) -> Iterator[bytes | mmap.mmap]:
 
 
 class _Reader:
-    """Reads on from a place in the file. Past the end, struct.error or IndexError is raised."""
+    """Reads on from a place in the file. Past the end, struct.error, IndexError or OverflowError is raised."""
 
     def __init__(self, path: Path, data: bytes | mmap.mmap) -> None:
         self._path = path

@@ -12,12 +12,16 @@ from redoma_model.engine.backend import GrammarError
 from redoma_model.engine.grammar import ROOT, Characters, Grammar, parse_grammar
 
 # Most readings of a text at once.
-MAX_STACKS = 512
+MAX_STACKS = 128
 # Stacks to compute when looking for a text with too many readings: some 100 ms of work.
 PROBES = 40_000
 LEAST_PROBES = 400
 PROBE_CHARACTERS = 64
-_BEAM = 4
+# How many texts are followed at once: first the most promising one alone, as far as it goes.
+_BEAMS = (1, 4)
+_PROMISING = 4
+# Rules of a group that contain each other reach all of it.
+_STARTS = 2
 _ORDINARY = tuple(map(ord, ' a0"'))
 
 # Where a reading stands: a rule's number, the alternative's, the element's, and what follows when the rule ends.
@@ -97,12 +101,13 @@ class _Probe:
         self._left = 0
 
     def run(self) -> None:
-        starts = [self._grammar.numbers[ROOT], *sorted(_nested_in_themselves(self._grammar))]
-        for start in starts:
-            self._left = max(LEAST_PROBES, PROBES // len(starts))
-            self._walk(self._closed(self._entered(start, None)))
+        starts = [self._grammar.numbers[ROOT], *_nested_in_themselves(self._grammar)]
+        for width in _BEAMS:
+            for start in starts:
+                self._left = max(LEAST_PROBES, PROBES // len(starts) // len(_BEAMS))
+                self._walk(self._closed(self._entered(start, None)), width)
 
-    def _walk(self, first: _Stacks) -> None:
+    def _walk(self, first: _Stacks, width: int) -> None:
         beam = [first]
         for _ in range(PROBE_CHARACTERS):
             reached: set[_Stacks] = set()
@@ -111,7 +116,7 @@ class _Probe:
                 if self._left <= 0:
                     return
             reached.discard(frozenset())
-            beam = sorted(reached, key=len, reverse=True)[:_BEAM]
+            beam = sorted(reached, key=len, reverse=True)[:width]
 
     def _promising(self, stacks: _Stacks) -> list[int]:
         """Gives the characters that most stacks allow, and a random one."""
@@ -122,7 +127,8 @@ class _Probe:
                 candidates.update((first, last, last + 1))
         allowed = {one: sum(characters.holds(one) for characters in sets) for one in sorted(candidates)}
         best = sorted((one for one in allowed if allowed[one]), key=lambda one: -allowed[one])
-        return best[:_BEAM] + ([self._random.choice(best[_BEAM:])] if len(best) > _BEAM else [])
+        rest = best[_PROMISING:]
+        return best[:_PROMISING] + ([self._random.choice(rest)] if rest else [])
 
     def _top(self, stack: tuple[int, int, int, _Stack]) -> Characters:
         element = self._grammar.rules[stack[0]][stack[1]][stack[2]]
@@ -162,16 +168,16 @@ class _Probe:
         return frozenset(closed)
 
 
-def _nested_in_themselves(grammar: Grammar) -> set[int]:
-    """Finds the rules that contain themselves with something after them, through others or not."""
+def _nested_in_themselves(grammar: Grammar) -> list[int]:
+    """Finds rules that contain themselves with something after them, through others or not: a few of each group."""
     inside = _groups(grammar)
-    return {
-        element
-        for number, alternatives in enumerate(grammar.rules)
-        for alternative in alternatives
-        for element in alternative[:-1]
-        if isinstance(element, int) and inside[element] == inside[number]
-    }
+    nested: dict[int, set[int]] = {}
+    for number, alternatives in enumerate(grammar.rules):
+        for alternative in alternatives:
+            for element in alternative[:-1]:
+                if isinstance(element, int) and inside[element] == inside[number]:
+                    nested.setdefault(inside[number], set()).add(element)
+    return [number for group in nested.values() for number in sorted(group)[:_STARTS]]
 
 
 def _groups(grammar: Grammar) -> list[int]:

@@ -5,7 +5,7 @@ they are written in, and an object with named properties has no others.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from urllib.parse import unquote
 
 from redoma_model.engine.backend import GrammarError
@@ -117,10 +117,25 @@ class _Translation:
         if not isinstance(value, list) or not value:
             raise _refused((*path, keyword), "is not a list that holds something")
         if keyword == "enum":
-            return _either(_literal(json.dumps(one, ensure_ascii=False)) for one in value)
+            return self._one_of({json.dumps(one, ensure_ascii=False) for one in value}, 0)
         if keyword == "allOf":
             return self._object(self._merged(schema, path), path)
         return _either(self._expression(one, (*path, keyword, place)) for place, one in enumerate(value))
+
+    def _one_of(self, texts: Collection[str], begin: int) -> str:
+        """Gives an expression of what follows the first `begin` characters of texts that begin alike.
+
+        Texts go together as long as they begin alike, so that few ways to read one are open at once.
+        """
+        by_next: dict[str, list[str]] = {}
+        for text in sorted(texts):
+            by_next.setdefault(text[begin : begin + 1], []).append(text)
+        found: list[str] = []
+        for group in by_next.values():
+            end = _common(group[0], group[-1])
+            rest = "" if len(group) == 1 else f" {self._rule(self._one_of(group, end))}"
+            found.append(f"{_literal(group[0][begin:end])}{rest}")
+        return _either(found)
 
     def _reference(self, reference: object, path: Path) -> str:
         if not isinstance(reference, str) or not (reference == "#" or reference.startswith("#/")):
@@ -195,7 +210,8 @@ class _Translation:
             if not least <= len(prefix) <= (len(prefix) if most is None else most):
                 raise _refused((*path, "prefixItems"), "has another number of items than the array may have")
             items = [self._expression(one, (*path, "prefixItems", place)) for place, one in enumerate(prefix)]
-            return f'"[" ws {" , ws ".join(f"{item} ws" for item in items)} "]"'
+            separator = ' "," ws '
+            return f'"[" ws {separator.join(f"{item} ws" for item in items)} "]"'
         if most == 0 or schema.get("items") is False:
             return '"[" ws "]"'
         item = self._rule(self._expression(schema.get("items", True), (*path, "items")))
@@ -227,7 +243,7 @@ class _Translation:
                 first = f"{member} {rest}"
                 rest = self._rule(f'"," ws {member} {rest}')
             else:
-                first = self._rule(f"{member} {rest} | {first}")
+                first = self._rule(f"( {member} {rest} | {first} )" if first else f"( {member} {rest} )?")
                 rest = self._rule(f'( "," ws {member} )? {rest}')
         return first
 
@@ -267,6 +283,11 @@ def _count(value: object, path: Path) -> int:
 
 def _repeat(least: int, most: int | None) -> str:
     return f"{{{least},{'' if most is None else most}}}"
+
+
+def _common(first: str, last: str) -> int:
+    """Gives how many characters texts have in common at their beginning, by the first and the last of them in order."""
+    return next((place for place, pair in enumerate(zip(first, last, strict=False)) if len(set(pair)) > 1), len(first))
 
 
 def _either(expressions: Iterable[str]) -> str:

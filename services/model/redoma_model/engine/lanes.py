@@ -1,7 +1,7 @@
 """The lanes there are: the base model's, and two of each LoRA adapter that is loaded."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from redoma_model.engine.adapters import LoadedAdapter
@@ -20,7 +20,7 @@ class _Use:
     lane: Lane
     pooled_lane: Lane
     requests: int = 0
-    when_unused: Callable[[], None] | None = None
+    when_unused: list[Callable[[], None]] = field(default_factory=list)
 
 
 class Lanes:
@@ -49,7 +49,7 @@ class Lanes:
         if use is None:
             done()
         else:
-            use.when_unused = done
+            use.when_unused.append(done)
             self._free_unused(use)
 
     def enter(self, request: Request) -> Lane:
@@ -78,8 +78,9 @@ class Lanes:
         return {digest: use.requests for digest, use in self._uses.items()}
 
     def _free_unused(self, use: _Use) -> None:
-        if use.requests == 0 and use.when_unused is not None:
+        if use.requests == 0 and use.when_unused:
             del self._uses[use.adapter.digest]
             self._cache.purge_adapter(use.adapter.digest)
             self._backend.free_adapter(use.adapter.handle)
-            use.when_unused()
+            for done in use.when_unused:
+                done()

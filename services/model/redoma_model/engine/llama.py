@@ -9,8 +9,8 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
-from ctypes import addressof, c_char_p, c_float, c_int8, c_int32, c_uint8, c_void_p, cast
+from collections.abc import Callable, Hashable, Sequence
+from ctypes import addressof, c_char_p, c_float, c_int8, c_int32, c_uint8, cast
 from functools import partial
 from pathlib import Path
 
@@ -41,6 +41,7 @@ from redoma_model.engine.llama_log import LlamaLog
 from redoma_model.engine.llama_options import LlamaOptions
 from redoma_model.engine.memory import MemoryEstimate, ModelShape, estimate_memory, shape_of
 from redoma_model.engine.sampling import Sampling
+from redoma_model.engine.sharing import Shared
 from redoma_model.engine.step_batch import StepBatch
 from redoma_model.engine.text import THINK_CLOSE, THINK_OPEN
 from redoma_model.errors import MemoryInsufficient, ModelFileError
@@ -172,7 +173,7 @@ class LlamaAdapter:
 
     __slots__ = ("pointer",)
 
-    def __init__(self, pointer: int) -> None:
+    def __init__(self, pointer: lib.llama_adapter_lora_p) -> None:
         self.pointer = pointer
 
 
@@ -188,7 +189,7 @@ class _Constrained:
 
     __slots__ = ("chain", "grammar")
 
-    def __init__(self, chain: int, grammar: int) -> None:
+    def __init__(self, chain: "lib.llama_sampler_p", grammar: "lib.llama_sampler_p") -> None:
         self.chain = chain
         self.grammar = grammar
 
@@ -255,16 +256,18 @@ def _token_array(candidates: "NDArray[np.void]") -> lib.llama_token_data_array:
 
 
 class LlamaWeights:
-    """A model's weights. Several contexts may share them: each takes them once and gives them back."""
+    """A model's weights, over which there may be several contexts."""
 
-    __slots__ = ("metadata", "model", "shape", "users", "vocabulary")
+    __slots__ = ("metadata", "model", "vocabulary")
 
     def __init__(self, model: lib.llama_model_p, headers: Sequence[GgufHeader]) -> None:
         self.model = model
         self.metadata = headers[0]
-        self.shape = shape_of(headers)
         self.vocabulary = LlamaVocabulary(lib.llama_model_get_vocab(model))
-        self.users = 0
+
+    def free(self) -> None:
+        """Frees them; no context may be left."""
+        lib.llama_model_free(self.model)
 
 
 class LlamaBackend:
@@ -316,9 +319,11 @@ class LlamaBackend:
         self._log.last_error = ""
         lib.llama_sampler_free(self._grammar_sampler(grammar))
 
-    def _grammar_sampler(self, grammar: str) -> int:
-        sampler: int | None = lib.llama_sampler_init_grammar(self._vocabulary.pointer, grammar.encode(), b"root")
-        if sampler is None:
+    def _grammar_sampler(self, grammar: str) -> "lib.llama_sampler_p":
+        sampler: lib.llama_sampler_p = lib.llama_sampler_init_grammar(
+            self._vocabulary.pointer, grammar.encode(), b"root"
+        )
+        if not sampler:
             raise GrammarError(f"llama.cpp can't follow the grammar: {self._log.last_error or 'it gave no reason'}.")
         return sampler
 
@@ -351,10 +356,10 @@ class LlamaBackend:
         grammar = self._grammar_sampler(sampling.grammar)
         return _Constrained(self._chain(sampling, seed, prompt), grammar)
 
-    def _chain(self, sampling: Sampling, seed: int, prompt: Sequence[int]) -> int:
+    def _chain(self, sampling: Sampling, seed: int, prompt: Sequence[int]) -> "lib.llama_sampler_p":
         """Makes a sampler chain: bias, penalties, top_k, top_p, min_p, temperature, then the draw."""
         size = self._vocabulary.size
-        chain: int = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
+        chain: lib.llama_sampler_p = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
         add = lib.llama_sampler_chain_add
         if sampling.logit_bias:
             biases = (lib.llama_logit_bias * len(sampling.logit_bias))()
@@ -417,8 +422,10 @@ class LlamaBackend:
     def _enter(self, lane: Lane) -> None:
         """Makes the next steps those of `lane`; llama.cpp plans its work anew when the adapter is another."""
         if (lane.adapter, lane.scale) != (self._lane.adapter, self._lane.scale):
-            count = 0 if lane.adapter is None else 1
-            adapters = (c_void_p * 1)(lane.adapter.pointer if isinstance(lane.adapter, LlamaAdapter) else None)
+            adapters = (lib.llama_adapter_lora_p_ctypes * 1)()
+            count = 0
+            if isinstance(lane.adapter, LlamaAdapter):
+                adapters[0], count = cast(lane.adapter.pointer, lib.llama_adapter_lora_p_ctypes), 1
             lib.llama_set_adapters_lora(self._context, adapters, count, (c_float * 1)(lane.scale))
         if lane.pooled != self._lane.pooled:
             lib.llama_set_embeddings(self._context, lane.pooled)
@@ -497,10 +504,6 @@ class LlamaBackend:
         self._give_back()
 
 
-# What must be the same for weights to be shared: the file, as it is now, and how it was loaded.
-_WeightsKey = tuple[object, ...]
-
-
 class LlamaLoader:
     """Loads models one at a time; those of one file share its weights, as long as one of them is loaded."""
 
@@ -508,10 +511,8 @@ class LlamaLoader:
         self._free_bytes = free_bytes
         self._log = LlamaLog()
         self._begun = False
-        # Held for as long as a model is being loaded. The other one guards `_loaded` and the counts; it comes second.
         self._loading = threading.Lock()
-        self._counting = threading.Lock()
-        self._loaded: dict[_WeightsKey, LlamaWeights] = {}
+        self._weights: Shared[LlamaWeights] = Shared(LlamaWeights.free)
 
     def estimate(self, options: LlamaOptions) -> MemoryEstimate:
         """Estimates what `load` would take.
@@ -520,7 +521,7 @@ class LlamaLoader:
             ModelFileError: The file is no model, or is cut short.
         """
         key = _weights_key(options)
-        return self._estimate(options, shape_of(read_model(options.path)), key in self._loaded)
+        return self._estimate(options, shape_of(read_model(options.path)), key in self._weights)
 
     def load(self, options: LlamaOptions, progress: Progress) -> LlamaBackend:
         """Loads a model.
@@ -533,21 +534,20 @@ class LlamaLoader:
         key = _weights_key(options)
         with self._loading:
             self._begin()
-            estimate = self._estimate(options, shape_of(headers), key in self._loaded)
+            estimate = self._estimate(options, shape_of(headers), key in self._weights)
             if not estimate.fits:
                 raise MemoryInsufficient(options.path.name, estimate.needed_bytes, estimate.available_bytes or 0)
-            weights = self._take(key)
+            weights = self._weights.take(key)
             if weights is None:
                 weights = LlamaWeights(_load_model(options, progress, self._log), headers)
-                self._add(key, weights)
+                self._weights.add(key, weights)
             try:
                 context, info = _create_context(options, weights, estimate.cells, self._log)
             except BaseException:
-                self._give_back(key, weights)
+                self._weights.give_back(key)
                 raise
-            return LlamaBackend(
-                weights, context, info, options.step_tokens, self._log, partial(self._give_back, key, weights)
-            )
+            give_back = partial(self._weights.give_back, key)
+            return LlamaBackend(weights, context, info, options.step_tokens, self._log, give_back)
 
     def _begin(self) -> None:
         if not self._begun:
@@ -559,28 +559,9 @@ class LlamaLoader:
     def _estimate(self, options: LlamaOptions, shape: ModelShape, weights_loaded: bool) -> MemoryEstimate:
         return estimate_memory(shape, options, self._free_bytes() if options.gpu_layers == 0 else None, weights_loaded)
 
-    def _take(self, key: _WeightsKey) -> LlamaWeights | None:
-        with self._counting:
-            weights = self._loaded.get(key)
-            if weights is not None:
-                weights.users += 1
-            return weights
 
-    def _add(self, key: _WeightsKey, weights: LlamaWeights) -> None:
-        with self._counting:
-            weights.users = 1
-            self._loaded[key] = weights
-
-    def _give_back(self, key: _WeightsKey, weights: LlamaWeights) -> None:
-        with self._counting:
-            weights.users -= 1
-            if weights.users:
-                return
-            del self._loaded[key]
-        lib.llama_model_free(weights.model)
-
-
-def _weights_key(options: LlamaOptions) -> _WeightsKey:
+def _weights_key(options: LlamaOptions) -> Hashable:
+    """Gives what must be the same for weights to be shared: the file, as it is now, and how it is loaded."""
     try:
         path = options.path.resolve()
         status = path.stat()

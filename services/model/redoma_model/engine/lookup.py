@@ -14,6 +14,8 @@ FIRST_GUESS = 0.6
 # Steps to hold drafts back after one of which nothing was taken; doubles each time, up to the most.
 LEAST_PAUSE = 2
 MOST_PAUSE = 64
+# Steps between two tries where no guess is likely to pay.
+PROBE_EVERY = 16
 
 
 class PromptLookup:
@@ -31,17 +33,21 @@ class PromptLookup:
         # The chance that a draft is taken, given that those before it were.
         self.acceptance = FIRST_GUESS
 
-    def propose(self, most: int) -> tuple[int, ...]:
-        """Guesses at most `most` tokens that follow; none when the last few never stood before, or guesses go badly."""
+    def draft(self, most: int, pays: Callable[[float], bool]) -> tuple[int, ...]:
+        """Guesses the tokens that follow, at most `most` and as many as are taken with a chance that pays.
+
+        None when the last few never stood before, or for a while after guesses went badly. Where no guess pays, one is
+        tried now and then to see whether that has changed.
+        """
+        if self._pause > 0:
+            self._pause -= 1
+            return ()
         tokens = self._tokens
         for end in range(self._indexed, len(tokens)):
             self._places[tuple(tokens[end - NGRAM : end])] = end
         self._indexed = max(self._indexed, len(tokens))
-        if self._pause > 0:
-            self._pause -= 1
-            return ()
         place = self._places.get(tuple(tokens[-NGRAM:]))
-        return () if place is None else tuple(tokens[place : place + most])
+        return () if place is None else tuple(tokens[place : place + self._worth(most, pays)])
 
     def settle(self, proposed: int, accepted: int) -> None:
         """Learns how many of the proposed tokens were taken."""
@@ -50,13 +56,14 @@ class PromptLookup:
         if accepted:
             self._misses = 0
         else:
-            self._pause = min(MOST_PAUSE, LEAST_PAUSE << self._misses)
+            self._pause = max(self._pause, min(MOST_PAUSE, LEAST_PAUSE << self._misses))
             self._misses = min(self._misses + 1, 8)
 
-    def worth(self, most: int, pays: Callable[[float], bool]) -> int:
-        """Gives how many drafts, up to `most`, are taken with a chance that pays."""
-        count, chance = 0, self.acceptance
-        while count < most and pays(chance):
+    def _worth(self, most: int, pays: Callable[[float], bool]) -> int:
+        if not pays(self.acceptance):
+            self._pause = PROBE_EVERY
+            return min(1, most)
+        count, chance = 1, self.acceptance
+        while count < most and pays(chance := chance * self.acceptance):
             count += 1
-            chance *= self.acceptance
-        return count
+        return min(count, most)

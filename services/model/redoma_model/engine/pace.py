@@ -13,10 +13,12 @@ DECAY = 0.98
 # A step that took this many times what was expected counts as this many times: the machine was busy with something
 # else.
 OUTLIER = 3.0
+# How much the former estimate counts against all the steps that are remembered.
+FORMER_WEIGHT = 0.05
 # Steps until the fit is trusted.
 ENOUGH_STEPS = 6
 # The least chunk of a prompt, so that it comes to its end however slow the machine is.
-LEAST_CHUNK = 4
+LEAST_CHUNK = 2
 RECENT_STEPS = 256
 
 
@@ -43,6 +45,7 @@ class Pace:
         self.limits = limits
         self.recent_s: deque[float] = deque(maxlen=RECENT_STEPS)
         self.steps = 0
+        self._prompt_steps = 0
         # Sums of weight, rows, prompt tokens, and of their products with each other and with time.
         self._sums = [0.0] * 9
         self._weight = 0.0
@@ -55,9 +58,15 @@ class Pace:
         """Whether enough steps were seen to tell."""
         return self.steps >= ENOUGH_STEPS
 
+    @property
+    def knows_prompts(self) -> bool:
+        """Whether enough steps with prompts were seen to tell what a prompt takes."""
+        return self._prompt_steps >= ENOUGH_STEPS
+
     def observe(self, rows: int, prompt_tokens: int, duration_s: float) -> None:
         """Learns from a step: how many rows generated, how many prompt tokens were computed, and how long it took."""
         self.steps += 1
+        self._prompt_steps += prompt_tokens > 0
         self.recent_s.append(duration_s)
         if self.known and (expected_s := self.step_s(rows, prompt_tokens)) > 0:
             duration_s = min(duration_s, OUTLIER * expected_s)
@@ -84,7 +93,7 @@ class Pace:
 
         Args:
             rows: Of the step.
-            longest_s: The longest the step may take for another reason than the limits.
+            longest_s: The longest the step should take for another reason than the limits.
         """
         most = self.limits.step_tokens - rows
         if rows == 0 or not self.known or self.prompt_s <= 0:
@@ -102,16 +111,15 @@ class Pace:
 
     def _fit(self) -> None:
         weight, rows, prompt, rows2, rows_prompt, prompt2, time, rows_time, prompt_time = self._sums
-        # A little of an ordinary machine's proportions keeps the three apart where the steps seen don't tell them
-        # apart.
-        ordinary = 0.05 * weight
-        mean_tokens = max(1e-9, (rows + prompt) / weight)
-        guess = time / weight / (mean_tokens + 1.0)
+        if self.steps == 1:
+            self.fixed_s = self.row_s = self.prompt_s = time / (rows + prompt + 1.0)
+        # What the last steps don't tell stays as it was: a little weight on the former estimate sees to it.
+        former = FORMER_WEIGHT * weight
         solved = _solve(
-            (weight + ordinary, rows, prompt),
-            (rows, rows2 + ordinary, rows_prompt),
-            (prompt, rows_prompt, prompt2 + ordinary),
-            (time + ordinary * guess, rows_time + ordinary * guess, prompt_time + ordinary * guess),
+            (weight + former, rows, prompt),
+            (rows, rows2 + former, rows_prompt),
+            (prompt, rows_prompt, prompt2 + former),
+            (time + former * self.fixed_s, rows_time + former * self.row_s, prompt_time + former * self.prompt_s),
         )
         self.fixed_s, self.row_s, self.prompt_s = (max(0.0, value) for value in solved)
 

@@ -4,7 +4,7 @@ The scheduler says who gets a place and who gives one up; here it is paid for. C
 prefixes until they are needed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from redoma_model.engine.backend import ModelInfo
@@ -61,7 +61,36 @@ class Places:
 
     def admit(self) -> list[Sequence]:
         """Gives places to waiting sequences, as the scheduler orders them, and gives those that got one."""
-        return self.scheduler.admit(self._seat, self.preempt)
+        return self.scheduler.admit(self)
+
+    def fits(self, sequence: Sequence, without: Collection[Sequence]) -> bool:
+        """Tells whether there would be cells for a waiting sequence if those running ones were not there."""
+        rest = [other for other in self.scheduler.running if other not in without]
+        reused = sequence.tokens if self._caches(sequence) and sequence.saved is None else ()
+        leases = (other.lease for other in rest if other.lease is not None)
+        kept, matched = self.cache.kept_cells(leases, self._partition(sequence), reused)
+        return not rest or _promised(rest) + kept + self._wanted(sequence) - matched <= self.cells
+
+    def seat(self, sequence: Sequence) -> bool:
+        """Gives a sequence that has a slot its cells, and tells whether there were enough."""
+        if sequence.saved is not None:
+            if not self._make_room(self._wanted(sequence)):
+                return False
+            if self._swap_in(sequence):
+                return True
+        partition, weight = self._partition(sequence), sequence.request.weight
+        if self._caches(sequence):
+            free = max(0, self.free_cells)
+            lease = self.cache.acquire(partition, weight, sequence.tokens, sequence.slot, free_cells=free)
+        else:
+            lease = self.cache.empty_lease(partition, weight)
+        wanted = self._wanted(sequence) - lease.length
+        if not self._make_room(wanted):
+            self.cache.release(lease)
+            self._store.forget(sequence.slot)
+            return False
+        sequence.lease, sequence.computed, sequence.reserved_cells = lease, lease.length, wanted
+        return True
 
     def make_room_to_go_on(self, step_tokens: int) -> None:
         """Frees cells for a step: all that generate must go on; prompts take what cached prefixes leave."""
@@ -121,27 +150,6 @@ class Places:
             raise RuntimeError(f"leaked: cells of the slots {held}, {self.swapped_bytes} swapped bytes, or a slot")
         self.cache.check()
 
-    def _seat(self, sequence: Sequence) -> bool:
-        """Gives a sequence that has a slot its cells, and tells whether there were enough."""
-        if sequence.saved is not None:
-            if not self._make_room(self._wanted(sequence)):
-                return False
-            if self._swap_in(sequence):
-                return True
-        partition, weight = self._partition(sequence), sequence.request.weight
-        if self._caches(sequence):
-            free = max(0, self.free_cells)
-            lease = self.cache.acquire(partition, weight, sequence.tokens, sequence.slot, free_cells=free)
-        else:
-            lease = self.cache.empty_lease(partition, weight)
-        wanted = self._wanted(sequence) - lease.length
-        if not self._make_room(wanted):
-            self.cache.release(lease)
-            self._store.forget(sequence.slot)
-            return False
-        sequence.lease, sequence.computed, sequence.reserved_cells = lease, lease.length, wanted
-        return True
-
     def _swap_in(self, sequence: Sequence) -> bool:
         """Brings a swapped sequence's cells back; one whose cells find no place after all is to be computed again."""
         saved = self._drop_saved(sequence)
@@ -172,8 +180,7 @@ class Places:
     def _make_room(self, cells: int) -> bool:
         """Drops cached prefixes until so many cells are promised to nobody, and tells whether they are."""
         running = self.scheduler.running
-        promised = sum(max(sequence.reserved_cells, sequence.own_cells + 1) for sequence in running)
-        short = promised + self.cache.cells + cells - self.cells
+        short = _promised(running) + self.cache.cells + cells - self.cells
         if short > 0:
             short -= self.cache.evict(short)
         # One alone has all there is; a context window fits the cells.
@@ -186,3 +193,8 @@ class Places:
     def _partition(self, sequence: Sequence) -> Partition:
         request = sequence.request
         return self.cache.partition(request.tenant, request.adapter_digest, request.prompt)
+
+
+def _promised(running: Iterable[Sequence]) -> int:
+    """Gives the cells that running sequences have or may count on, beyond what the cache holds for them."""
+    return sum(max(sequence.reserved_cells, sequence.own_cells + 1) for sequence in running)

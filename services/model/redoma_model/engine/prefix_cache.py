@@ -98,6 +98,22 @@ class PrefixCache:
         root = self._roots.get(partition)
         return find(root, tokens, _whole_blocks(begin, len(tokens) - 1)).end if root else begin
 
+    def kept_cells(self, leases: Iterable[Lease], partition: Partition, tokens: Sequence[int]) -> tuple[int, int]:
+        """Gives the cells that stay when all that can be is evicted but for these leases and a match of `tokens`,
+        and how many of the tokens that match has."""
+        matched = 0
+        root = self._roots.get(partition)
+        reached = [(lease.node, lease.length) for lease in leases]
+        if tokens and root is not None:
+            match = find(root, tokens, _whole_blocks(self._begin(partition, tokens), len(tokens) - 1))
+            matched = match.end
+            reached.append((match.node, match.end))
+        kept = {node: node.end for node in self._public}
+        for deepest, position in reached:
+            for node in deepest.path():
+                kept[node] = max(kept.get(node, node.begin), position if node is deepest else node.end)
+        return sum(min(end, node.end) - node.begin for node, end in kept.items()), matched
+
     def empty_lease(self, partition: Partition, weight: int) -> Lease:
         """Gives the lease of a sequence whose cells are all its own, such as one that comes back from host memory."""
         root = self._roots.get(partition)
@@ -177,7 +193,22 @@ class PrefixCache:
         prefixes go, and among equals they go first.
         """
         freed = self._nodes.evict(cells, spare)
+        if freed < cells:
+            freed += self._cut_tails(cells - freed)
         self._prune()
+        return freed
+
+    def _cut_tails(self, cells: int) -> int:
+        """Frees what held leaves have beyond the positions that their leases reach."""
+        reach: dict[Node, int] = {}
+        for lease in self._leases:
+            reach[lease.node] = max(reach.get(lease.node, 0), lease.length)
+        freed = 0
+        for node, position in reach.items():
+            if freed >= cells:
+                break
+            if node.resident and node.begin < position < node.end and not node.children:
+                freed += self._nodes.cut(node, position)
         return freed
 
     def purge(self, tenant: str) -> tuple[int, int]:

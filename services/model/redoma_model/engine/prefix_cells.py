@@ -97,10 +97,17 @@ class PrefixCells:
         """Frees at least `cells` cells for `tenant` if leases leave as many, and gives how many it freed."""
         freed = 0
         while freed < cells:
-            victim = choose_victim(self._resident.values(), _length, self.weights, tenant)
+            victim = choose_victim(self._resident.values(), _length, self.weights, cells - freed, tenant)
             if victim is None:
                 break
             freed += self._shrink(victim.node, min(cells - freed, victim.surplus))
+        return freed
+
+    def cut(self, node: Node, position: int) -> int:
+        """Frees the cells that a resident node without children has from a position on, and gives how many."""
+        freed = node.end - position
+        self._store.forget(node.id, position, node.end)
+        node.tokens = node.tokens[: position - node.begin]
         return freed
 
     def make_ids(self, count: int, tenant: str) -> bool:
@@ -108,7 +115,7 @@ class PrefixCells:
         while len(self._free_ids) < count:
             if self._join_a_chain():
                 continue
-            victim = choose_victim(self._resident.values(), _one, self.weights, tenant)
+            victim = choose_victim(self._resident.values(), _one, self.weights, wanted_by=tenant)
             own = sum(node.partition.tenant == tenant for node in self._resident.values())
             if victim is None or victim.level < own / self.weights.get(tenant, 1):
                 return False
@@ -161,9 +168,7 @@ class PrefixCells:
             return length
         for child in list(node.children.values()):
             self.drop(child)
-        self._store.forget(node.id, node.begin + kept, node.end)
-        node.tokens = node.tokens[:kept]
-        return length - kept
+        return self.cut(node, node.begin + kept)
 
     def _keep(self, node: Node, saved: bytes) -> None:
         """Keeps a node in the host tier, where the same rule makes room."""

@@ -6,7 +6,7 @@ tenant below its share gives nothing as long as one above it has anything to giv
 for sequence ids and for bytes of the host tier; only what is counted differs.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from redoma_model.engine.prefix_tree import Node
@@ -19,7 +19,7 @@ class Victim:
     Attributes:
         node: A leaf that no lease holds.
         level: What its tenant holds per unit of weight.
-        surplus: How much of it its tenant holds above the level of the next tenant.
+        surplus: How much of it its tenant gives when the richest come down to one level.
     """
 
     node: Node
@@ -28,7 +28,11 @@ class Victim:
 
 
 def choose_victim(
-    nodes: Iterable[Node], size: Callable[[Node], int], weights: Mapping[str, int], wanted_by: str | None = None
+    nodes: Iterable[Node],
+    size: Callable[[Node], int],
+    weights: Mapping[str, int],
+    needed: int = 1,
+    wanted_by: str | None = None,
 ) -> Victim | None:
     """Chooses the leaf that makes room.
 
@@ -36,6 +40,7 @@ def choose_victim(
         nodes: All of one tier.
         size: What a node takes of the scarce thing.
         weights: Of the tenants.
+        needed: How much room is wanted.
         wanted_by: The tenant the room is for: between equals it gives first.
 
     Returns:
@@ -46,11 +51,24 @@ def choose_victim(
     for node in nodes:
         tenant = node.partition.tenant
         held[tenant] = held.get(tenant, 0) + size(node)
-        if node.evictable and (tenant not in oldest or node.used_at < oldest[tenant].used_at):
+        if (tenant not in oldest or node.used_at < oldest[tenant].used_at) and node.evictable:
             oldest[tenant] = node
-    ranked = sorted(((held[tenant] / weights[tenant], tenant == wanted_by, tenant) for tenant in oldest), reverse=True)
-    if not ranked:
+    if not oldest:
         return None
-    level, _, tenant = ranked[0]
-    next_level = ranked[1][0] if len(ranked) > 1 else 0.0
-    return Victim(oldest[tenant], level, (level - next_level) * weights[tenant])
+    ranked = sorted(oldest, key=lambda tenant: (held[tenant] / weights[tenant], tenant == wanted_by), reverse=True)
+    richest = ranked[0]
+    level = _common_level([(held[tenant], weights[tenant]) for tenant in ranked], needed)
+    return Victim(oldest[richest], held[richest] / weights[richest], held[richest] - level * weights[richest])
+
+
+def _common_level(ranked: Sequence[tuple[int, int]], needed: int) -> float:
+    """Gives the level that tenants above it come down to, when together they give what is needed.
+
+    `ranked` has what each holds and its weight, the richest first.
+    """
+    held, weight = ranked[0]
+    for more, by in ranked[1:]:
+        if (held - needed) / weight >= more / by:
+            break
+        held, weight = held + more, weight + by
+    return (held - needed) / weight

@@ -11,8 +11,9 @@ last lets more tenants than there are places take turns; the quantum keeps them 
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from redoma_model.engine.fair_share import Account, FairShare
 from redoma_model.engine.sequence import NO_SLOT, Sequence
@@ -62,13 +63,24 @@ class Line:
         self._admitted_at = now if self.waiting else None
 
 
-class Scheduler:
-    """Holds the waiting and the running sequences. Not thread-safe: the engine's thread owns it.
+class Seating(Protocol):
+    """What a place costs and how one is given up, in cells and copies."""
 
-    What a place costs and how one is given up, in cells and copies, is the caller's business: it gives `seat`, which
-    tries to give a sequence the slot and tells whether the cells sufficed, and `unseat`, which takes a running one's
-    away.
-    """
+    def fits(self, sequence: Sequence, without: Collection[Sequence]) -> bool:
+        """Tells whether there would be cells for a sequence if those running ones were not there."""
+        ...
+
+    def seat(self, sequence: Sequence) -> bool:
+        """Gives a sequence that has a slot its cells, and tells whether there were enough."""
+        ...
+
+    def preempt(self, sequence: Sequence) -> None:
+        """Takes a running sequence's place; calls Scheduler.preempt."""
+        ...
+
+
+class Scheduler:
+    """Holds the waiting and the running sequences. Not thread-safe: the engine's thread owns it."""
 
     def __init__(self, capacity: Capacity, fair: FairShare) -> None:
         self.capacity = capacity
@@ -131,15 +143,17 @@ class Scheduler:
         line.waiting.appendleft(sequence)
         self.waiting += 1
 
-    def admit(self, seat: Callable[[Sequence], bool], unseat: Callable[[Sequence], None]) -> list[Sequence]:
+    def admit(self, seating: "Seating") -> list[Sequence]:
         """Gives places to waiting sequences, the poorest tenants' first, as far as places go."""
         admitted: list[Sequence] = []
-        # Tenants whose first request can't be placed now; a poorer one that waits for cells is not overtaken by its
-        # own.
+        # Tenants whose first request can't be placed now; their other requests don't overtake it.
         stuck: set[str] = set()
         while self.waiting and (line := self._poorest(stuck)) is not None:
             sequence = line.waiting[0]
-            if self._place(sequence, line, seat, unseat, admitted):
+            victims = self._victims(sequence, line, admitted, seating)
+            for victim in victims or ():
+                seating.preempt(victim)
+            if victims is not None and self._sit(sequence, line, seating):
                 admitted.append(sequence)
             else:
                 stuck.add(sequence.request.tenant)
@@ -152,29 +166,9 @@ class Scheduler:
         line = max((line for line in self._lines.values() if line.running), key=lambda line: line.account.counter)
         return line.running[-1]
 
-    def _place(
-        self,
-        sequence: Sequence,
-        line: Line,
-        seat: Callable[[Sequence], bool],
-        unseat: Callable[[Sequence], None],
-        admitted: list[Sequence],
-    ) -> bool:
-        while True:
-            if self._has_slot(line) and self._sit(sequence, line, seat):
-                return True
-            victim = self._victim(sequence, line, admitted)
-            if victim is None:
-                return False
-            unseat(victim)
-
-    def _has_slot(self, line: Line) -> bool:
-        free = len(self.running) < self.capacity.slots
-        return bool(self._free_slots) and (free or not line.running)
-
-    def _sit(self, sequence: Sequence, line: Line, seat: Callable[[Sequence], bool]) -> bool:
+    def _sit(self, sequence: Sequence, line: Line, seating: "Seating") -> bool:
         sequence.slot = self._free_slots.pop()
-        if not seat(sequence):
+        if not seating.seat(sequence):
             self._free_slots.append(sequence.slot)
             sequence.slot = NO_SLOT
             return False
@@ -184,22 +178,39 @@ class Scheduler:
         self.running.append(sequence)
         return True
 
-    def _victim(self, sequence: Sequence, line: Line, admitted: list[Sequence]) -> Sequence | None:
-        """Gives the running sequence whose place `sequence` may take, or None."""
+    def _victims(
+        self, sequence: Sequence, line: Line, admitted: list[Sequence], seating: "Seating"
+    ) -> list[Sequence] | None:
+        """Gives the running sequences that are to make room for a waiting one, most often none; None when even those
+        that may be asked to would not make enough."""
+        victims: list[Sequence] = []
+        while not (self._has_slot(line, len(victims)) and seating.fits(sequence, victims)):
+            victim = self._next_victim(sequence, line, [*admitted, *victims])
+            if victim is None:
+                return None
+            victims.append(victim)
+        return victims
+
+    def _has_slot(self, line: Line, leaving: int) -> bool:
+        ordinary = len(self.running) - leaving < self.capacity.slots
+        return len(self._free_slots) + leaving > 0 and (ordinary or not line.running)
+
+    def _next_victim(self, sequence: Sequence, line: Line, spared: list[Sequence]) -> Sequence | None:
+        """Gives the next running sequence whose place `sequence` may take, or None."""
         others = [other for other in self._lines.values() if other.running and other is not line]
         for other in sorted(others, key=lambda other: -other.account.counter):
-            youngest = other.running[-1]
-            if youngest not in admitted and self._may_take(sequence, line, other):
-                return youngest
+            left = [running for running in other.running if running not in spared]
+            if left and self._may_take(sequence, line, other, len(left)):
+                return left[-1]
         return None
 
-    def _may_take(self, sequence: Sequence, line: Line, other: Line) -> bool:
+    def _may_take(self, sequence: Sequence, line: Line, other: Line, theirs_running: int) -> bool:
         mine, theirs = line.account, other.account
         if mine.counter > theirs.counter:
             return False
         if not line.running and not sequence.is_preempted:
             return True
-        if (len(line.running) + 1) * theirs.weight <= (len(other.running) - 1) * mine.weight:
+        if (len(line.running) + 1) * theirs.weight <= (theirs_running - 1) * mine.weight:
             return True
         return theirs.counter - mine.counter >= QUANTUM / mine.weight
 

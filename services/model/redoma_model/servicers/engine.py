@@ -15,6 +15,7 @@ from redoma_kit.interceptors.drain import Drain
 from redoma_kit.pages import page_position, page_size, page_token
 from redoma_model.admission import Admission
 from redoma_model.engine.adapters import MAX_SCALE, is_scale
+from redoma_model.engine.state import Purged
 from redoma_model.errors import ModelFileInvalid
 from redoma_model.folders import PathOutside, path_within
 from redoma_model.journal import UsageJournal
@@ -72,7 +73,9 @@ class EngineServicer(engine_pb2_grpc.EngineServiceServicer):
         """Drops what is held of a tenant in every model."""
         if not 1 <= len(request.tenant) <= MAX_TENANT_CHARACTERS:
             raise InvalidField("tenant", f"must have 1 to {MAX_TENANT_CHARACTERS} characters.")
-        purged = await asyncio.gather(*(model.engine.purge(request.tenant) for model in self._ready()))
+        self._ready()
+        purging = (_purge(model, request.tenant) for model in self._models.holding())
+        purged = await asyncio.gather(*purging)
         return pb.PurgeTenantResponse(
             ended_requests=sum(one.ended_requests for one in purged),
             freed_cells=sum(one.freed_cells for one in purged),
@@ -175,6 +178,14 @@ class EngineServicer(engine_pb2_grpc.EngineServiceServicer):
         if not settings.step_holds_slots:
             raise InvalidField("slots", f"{request.slots} are too many for the service's step_tokens.")
         return settings
+
+
+async def _purge(model: ServedModel, tenant: str) -> Purged:
+    try:
+        return await model.engine.purge(tenant)
+    except ShuttingDown:
+        # It was unloaded meanwhile, with all it held.
+        return Purged(0, 0, 0)
 
 
 def _required(field: str, value: str) -> str:

@@ -143,14 +143,7 @@ class AnswerWriter:
         """Writes the next event."""
         match event:
             case Delta():
-                return model_pb2.GenerateResponse(
-                    delta=model_pb2.GenerateResponse.Delta(
-                        text=event.text,
-                        reasoning=event.reasoning,
-                        logprobs=[_logprob(entry) for entry in event.logprobs],
-                        usage=self._usage(event),
-                    )
-                )
+                return self._delta(event)
             case Started():
                 self._cached_tokens = event.cached_tokens
                 return model_pb2.GenerateResponse(
@@ -171,6 +164,21 @@ class AnswerWriter:
                         decode_s=event.decode_s,
                     )
                 )
+
+    def _delta(self, event: Delta) -> model_pb2.GenerateResponse:
+        # Field by field: constructors with keywords take four times as long, and this is done for each token.
+        response = model_pb2.GenerateResponse()
+        delta = response.delta
+        delta.text = event.text
+        delta.reasoning = event.reasoning
+        if event.logprobs:
+            delta.logprobs.extend(map(_logprob, event.logprobs))
+        usage = delta.usage
+        usage.input_tokens = self._generation.input_tokens
+        usage.cached_input_tokens = self._cached_tokens
+        usage.output_tokens = event.output_tokens
+        usage.reasoning_tokens = event.reasoning_tokens
+        return response
 
     def _usage(self, event: Delta | Done) -> usage_pb2.Usage:
         return usage_pb2.Usage(
