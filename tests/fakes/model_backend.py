@@ -140,6 +140,11 @@ class FakeSampler:
         self.seen: dict[int, int] = {}
         # What the grammar leaves to say; None without one.
         self.forced = grammar_text(sampling.grammar) if sampling.grammar else None
+        if self.forced is not None:
+            begun = bytes(sampling.begun)
+            if not self.forced.startswith(begun):
+                raise GrammarError("The grammar's text does not begin so.")
+            self.forced = self.forced.removeprefix(begun)
 
     def pick(self, logits: NDArray[np.float32], constrained: bool) -> int:
         """Picks a token."""
@@ -263,9 +268,10 @@ class FakeBackend:
         return token in ENDS
 
     def create_sampler(self, sampling: Sampling, seed: int, prompt: Sequence[int]) -> object:
+        sampler = FakeSampler(sampling, seed)
         self.samplers += 1
         self.prompts.append(tuple(prompt))
-        return FakeSampler(sampling, seed)
+        return sampler
 
     def free_sampler(self, sampler: object) -> None:
         assert isinstance(sampler, FakeSampler)

@@ -189,7 +189,7 @@ class ServedModel:
         prompt, grammar = await self._build(caller.tenant, build)
         request = Request(
             prompt.tokens,
-            replace(options, grammar=grammar) if grammar else options,
+            replace(options, grammar=grammar, begun=prompt.begun) if grammar else options,
             prompt.may_reason,
             prompt.in_reasoning,
             **self._ownership(caller),

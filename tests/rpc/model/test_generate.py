@@ -1,6 +1,7 @@
 """What Generate promises, on the fake backend and on llama.cpp alike."""
 
 import asyncio
+import json
 import math
 
 import grpc
@@ -284,3 +285,30 @@ async def test_model_that_is_not_served_to_the_caller(
 async def test_scope_is_needed(fake_service: Service) -> None:
     code, info, _ = await refused(fake_service.generate("x", claims={"scopes": ["conversations"]}))
     assert (code, info.reason) == (grpc.StatusCode.PERMISSION_DENIED, "SCOPE_MISSING")
+
+
+async def test_continued_answer_goes_on_in_its_form(service: Service) -> None:
+    begun = '{"name": "Ada'
+    answer = await read(
+        service.generate(
+            "Who wrote the first program?",
+            ("assistant", begun),
+            continue_final_message=True,
+            sampling={"response_format": {"json_schema": '{"const": {"name": "Ada L"}}'}, **GREEDY},
+        )
+    )
+    assert json.loads(begun + answer.text) == {"name": "Ada L"}
+    assert answer.done.finish_reason == STOP
+
+
+async def test_beginning_that_is_not_in_the_form_is_refused(service: Service) -> None:
+    code, info, _ = await refused(
+        service.generate(
+            "Who wrote the first program?",
+            ("assistant", "It was Ada"),
+            continue_final_message=True,
+            sampling={"response_format": {"json_schema": '{"const": {"name": "Ada L"}}'}, **GREEDY},
+        )
+    )
+    assert (code, info.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+    assert info.metadata["field"] == "messages"

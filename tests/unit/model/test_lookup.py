@@ -1,6 +1,7 @@
 """Prompt-lookup drafts: what followed the same three tokens, as many as pay, and held back where they go wrong."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -79,7 +80,7 @@ def test_the_estimate_follows_the_chance_of_the_next_draft() -> None:
 
 def test_misses_in_a_row_hold_drafts_back_longer_and_longer_up_to_a_bound() -> None:
     steps = drafts_until(PromptLookup([1] * 9), 1_000, lambda step: 0)
-    pauses = [later - earlier - 1 for earlier, later in zip(steps, steps[1:], strict=False)]
+    pauses = [later - earlier - 1 for earlier, later in pairwise(steps)]
     assert pauses[:3] == sorted(pauses[:3])
     assert pauses[0] < pauses[2] < pauses[-1] == MOST_PAUSE
     assert max(pauses) == MOST_PAUSE

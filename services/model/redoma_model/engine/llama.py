@@ -232,6 +232,14 @@ class _Candidates:
             raise BadLogits("the grammar takes too long to follow")
         return token
 
+    def follow(self, sampler: _Constrained, tokens: Sequence[int]) -> bool:
+        """Lets the grammar see tokens, and tells whether it allows them all."""
+        for token in tokens:
+            if not self._allowed(sampler, token):
+                return False
+            lib.llama_sampler_accept(sampler.grammar, token)
+        return True
+
     def _fill(self, logits: NDArray[np.float32]) -> None:
         self._all["id"] = self._ids
         self._all["logit"] = logits
@@ -351,10 +359,14 @@ class LlamaBackend:
         """Makes the sampler of one sequence; with a grammar, one that `check_grammar` let pass."""
         if sampling.greedy:
             return _GREEDY
+        chain = self._chain(sampling, seed, prompt)
         if not sampling.grammar:
-            return self._chain(sampling, seed, prompt)
-        grammar = self._grammar_sampler(sampling.grammar)
-        return _Constrained(self._chain(sampling, seed, prompt), grammar)
+            return chain
+        sampler = _Constrained(chain, self._grammar_sampler(sampling.grammar))
+        if not self._candidates.follow(sampler, sampling.begun):
+            self.free_sampler(sampler)
+            raise GrammarError("What is said already is not the beginning of what the grammar allows.")
+        return sampler
 
     def _chain(self, sampling: Sampling, seed: int, prompt: Sequence[int]) -> "lib.llama_sampler_p":
         """Makes a sampler chain: bias, penalties, top_k, top_p, min_p, temperature, then the draw."""

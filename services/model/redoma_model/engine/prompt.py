@@ -31,12 +31,14 @@ class Prompt:
         dropped_messages: How many messages were left out, from the oldest that is not the system message.
         may_reason: Whether the answer may begin with a think section.
         in_reasoning: Whether it ends inside a think section.
+        begun: Tokens of the answer that is continued, behind its think section.
     """
 
     tokens: tuple[int, ...]
     dropped_messages: int
     may_reason: bool
     in_reasoning: bool
+    begun: tuple[int, ...] = ()
 
 
 class PromptBuilder:
@@ -141,7 +143,12 @@ class PromptBuilder:
         prefix = list(self._info.prompt_prefix)
         if tokens[: len(prefix)] != prefix:
             tokens = prefix + tokens
-        return Prompt(tuple(tokens), dropped, *self._reasoning(messages, parts, continue_final))
+        may_reason, in_reasoning = self._reasoning(messages, parts, continue_final)
+        begun: list[int] = []
+        if continue_final and not in_reasoning:
+            answer = self.visible(messages[-1], left_open=True).rpartition(THINK_CLOSE)[2]
+            begun = self.content_tokens(answer.lstrip() if self._template.reasons else answer)
+        return Prompt(tuple(tokens), dropped, may_reason, in_reasoning, tuple(begun))
 
     def _reasoning(self, messages: Sequence[Message], parts: Sequence[Part], continue_final: bool) -> tuple[bool, bool]:
         if not self._template.reasons:

@@ -32,6 +32,7 @@ class Sampling:
         logprobs: Whether to report log probabilities.
         top_logprobs: How many alternatives to report at each position.
         grammar: Restricts the answer, in GBNF; empty is none.
+        begun: Tokens of the answer that the grammar takes as said, of one that is continued.
     """
 
     temperature: float = 0.8
@@ -49,6 +50,7 @@ class Sampling:
     logprobs: bool = False
     top_logprobs: int = 0
     grammar: str = ""
+    begun: tuple[int, ...] = ()
 
     @property
     def greedy(self) -> bool:
