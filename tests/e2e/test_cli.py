@@ -51,9 +51,11 @@ def test_expired_key_says_so(site: Site) -> None:
     "command",
     [
         (),
-        *((name,) for name in ("up", "down", "status", "logs", "doctor", "chat", "ask", "tenant", "key")),
+        *((name,) for name in ("up", "down", "status", "logs", "doctor", "chat", "ask", "tenant", "key", "engine")),
         *(("tenant", name) for name in ("create", "list", "get", "disable")),
         *(("key", name) for name in ("create", "list", "revoke")),
+        *(("engine", name) for name in ("top", "models", "load", "unload", "alias", "purge", "usage", "adapter")),
+        *(("engine", "adapter", name) for name in ("list", "load", "unload")),
     ],
     ids=" ".join,
 )

@@ -8,10 +8,11 @@ from google.protobuf.descriptor import FileDescriptor, ServiceDescriptor
 from google.rpc import error_details_pb2
 
 from redoma.chat.v1 import conversation_pb2, message_pb2, openai_pb2
+from redoma.model.v1 import engine_pb2
 from redoma.tenant.v1 import api_key_pb2, tenant_pb2
 from redoma_kit.rest import RestPath, method_path, rest_paths
 
-CHAT, TENANT = "chat", "tenant"
+CHAT, TENANT, MODEL = "chat", "tenant", "model"
 # Between services only.
 NEVER_ROUTED = frozenset({"/redoma.tenant.v1.TenantService/GetContentChecks"})
 
@@ -32,13 +33,14 @@ class EdgeMethod:
 
 
 def routed_services() -> tuple[tuple[ServiceDescriptor, str], ...]:
-    """Gives each service that has a method on the edge, with its cluster."""
+    """Gives each service that has a method on the edge, with its cluster. ModelService is never one of them."""
     return (
         (conversation_pb2.DESCRIPTOR.services_by_name["ConversationService"], CHAT),
         (message_pb2.DESCRIPTOR.services_by_name["ChatService"], CHAT),
         (openai_service(), CHAT),
         (tenant_pb2.DESCRIPTOR.services_by_name["TenantService"], TENANT),
         (api_key_pb2.DESCRIPTOR.services_by_name["ApiKeyService"], TENANT),
+        (engine_pb2.DESCRIPTOR.services_by_name["EngineService"], MODEL),
     )
 
 

@@ -14,7 +14,7 @@ from redoma.common.v1.error_reason_pb2 import ErrorReason
 from redoma_cli.local.api import CHAT, TENANT, edge_methods, openai_service, transcoder_descriptors
 from redoma_cli.local.pki import IdentityFiles
 from redoma_cli.local.ports import LOOPBACK
-from redoma_cli.local.upstreams import BUFFER_BYTES, MODEL, Config, clusters, type_url
+from redoma_cli.local.upstreams import ANSWERING, BUFFER_BYTES, Config, clusters, type_url
 from redoma_kit.errors import Failure, reason_name
 from redoma_kit.rest import RestPath
 
@@ -82,6 +82,7 @@ class EdgeSettings:
         admin_socket: Name of the admin interface's Unix socket, in the working directory.
         chat_port: Where the chat service listens, on loopback.
         tenant_port: Where the tenant service listens, on loopback.
+        model_port: Where the model service listens, on loopback.
         identity: The edge's certificate and key.
         max_stream_s: The longest a call may last, in seconds.
         origins: Web origins allowed besides those of this machine, such as https://chat.example.com.
@@ -92,6 +93,7 @@ class EdgeSettings:
     admin_socket: str
     chat_port: int
     tenant_port: int
+    model_port: int
     identity: IdentityFiles
     max_stream_s: float
     origins: tuple[str, ...] = ()
@@ -105,7 +107,7 @@ def edge_config(settings: EdgeSettings) -> Config:
         "admin": {"address": {"pipe": {"path": settings.admin_socket, "mode": 0o600}}},
         "static_resources": {
             "listeners": [_listener(settings)],
-            "clusters": clusters(settings.chat_port, settings.tenant_port, settings.identity),
+            "clusters": clusters(settings.chat_port, settings.tenant_port, settings.model_port, settings.identity),
         },
         "overload_manager": {
             "resource_monitors": [
@@ -206,7 +208,7 @@ def _filters(settings: EdgeSettings) -> list[Config]:
                 "@type": type_url(f"{extensions}.health_check.v3.HealthCheck"),
                 "pass_through_mode": False,
                 "headers": [{"name": ":path", "string_match": {"exact": "/readyz"}}],
-                "cluster_min_healthy_percentages": {name: {"value": 100} for name in (CHAT, TENANT, MODEL)},
+                "cluster_min_healthy_percentages": {name: {"value": 100} for name in (CHAT, TENANT, ANSWERING)},
             },
         ),
         _filter("cors", {"@type": type_url(f"{extensions}.cors.v3.Cors")}),

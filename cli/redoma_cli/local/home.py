@@ -35,6 +35,16 @@ class Home:
         return self.root / "data"
 
     @property
+    def models(self) -> Path:
+        """Models that can be served; `redoma engine load` names them."""
+        return self.root / "models"
+
+    @property
+    def adapters(self) -> Path:
+        """LoRA adapters and their manifests."""
+        return self.root / "adapters"
+
+    @property
     def log(self) -> Path:
         """One log a process."""
         return self.root / "log"

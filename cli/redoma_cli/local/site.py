@@ -28,6 +28,7 @@ DEFAULT_MAX_STREAM_S = 600.0
 LONGEST_MAX_STREAM_S = 86_400.0
 LEAST_FREE_DISK_BYTES = 200 << 20
 MOST_EDGE_WORKERS = 2
+CORES_PER_EDGE_WORKER = 2
 TRUE_WORDS, FALSE_WORDS = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
 # What a service may need of the environment besides its own settings: where programs, libraries and devices are.
 INHERITED = re.compile(
@@ -166,6 +167,11 @@ def program_files(packages: Sequence[str]) -> list[Path]:
     return files
 
 
+def edge_workers(cores: int) -> int:
+    """Says how many threads the edge serves with; with few cores one, which wakes once for what two would wake for."""
+    return max(1, min(MOST_EDGE_WORKERS, cores // CORES_PER_EDGE_WORKER))
+
+
 def _edge_spec(
     home: Home,
     options: SiteOptions,
@@ -179,6 +185,7 @@ def _edge_spec(
         admin_socket=ADMIN_SOCKET,
         chat_port=ports["chat"],
         tenant_port=ports["tenant"],
+        model_port=ports["model"],
         identity=identity,
         max_stream_s=options.max_stream_s,
         origins=options.origins,
@@ -186,7 +193,7 @@ def _edge_spec(
     )
     file = edge_config_file(home)
     write_private(file, render_edge_config(edge))
-    workers = min(MOST_EDGE_WORKERS, os.cpu_count() or 1)
+    workers = edge_workers(os.cpu_count() or 1)
     drain_s = math.ceil(options.max_stream_s) + 60
     argv = (
         *(str(options.envoy), "-c", str(file), "--concurrency", str(workers), "--disable-hot-restart"),
@@ -220,7 +227,12 @@ def _own_settings(
     hash_file: Path,
 ) -> Table:
     if service == "model":
-        return {"file": str(options.weights.path), "name": options.weights.name}
+        return {
+            "file": str(options.weights.path),
+            "name": options.weights.name,
+            "models_dir": str(home.models),
+            "adapters_dir": str(home.adapters),
+        }
     database = {"database_url": f"sqlite+aiosqlite:///{_url_path(home.data / f'{service}.db')}"}
     if service == "tenant":
         return {

@@ -2,25 +2,31 @@
 
 from typing import Any
 
-from redoma_cli.local.api import CHAT, TENANT
+from redoma_cli.local.api import CHAT, MODEL, TENANT
 from redoma_cli.local.pki import IdentityFiles, server_name, spiffe_id
 from redoma_cli.local.ports import LOOPBACK
 
 Config = dict[str, Any]
 
-MODEL = "model"
+# Whether the model can answer, as the chat service finds it.
+ANSWERING = "answering"
 MODEL_HEALTH_SERVICE = "redoma.model.v1.ModelService"
+ENGINE_HEALTH_SERVICE = "redoma.model.v1.EngineService"
 BUFFER_BYTES = 1 << 20
 MAX_REQUESTS = 4096
 
 
-def clusters(chat_port: int, tenant_port: int, identity: IdentityFiles) -> list[Config]:
-    """Gives the clusters, on loopback: chat, tenant, and the model's health. `identity` is the edge's own."""
+def clusters(chat_port: int, tenant_port: int, model_port: int, identity: IdentityFiles) -> list[Config]:
+    """Gives the clusters, on loopback: chat, tenant, model for operators, and whether the model answers.
+
+    `identity` is the edge's own.
+    """
     return [
         _cluster(CHAT, CHAT, chat_port, identity, ""),
         _cluster(TENANT, TENANT, tenant_port, identity, ""),
+        _cluster(MODEL, MODEL, model_port, identity, ENGINE_HEALTH_SERVICE),
         # Carries no traffic: the chat service reports the model's health as its own service of this name.
-        _cluster(MODEL, CHAT, chat_port, identity, MODEL_HEALTH_SERVICE),
+        _cluster(ANSWERING, CHAT, chat_port, identity, MODEL_HEALTH_SERVICE),
     ]
 
 

@@ -56,7 +56,7 @@ def choose_weights(wanted: str, home: Home, checkout: Path | None) -> Weights:
 
 
 def _from_catalogue(name: str, home: Home, checkout: Path | None) -> Weights:
-    directories = [home.root / "models"]
+    directories = [home.models]
     if checkout is not None:
         directories.insert(0, checkout / ".tools" / "models")
     for directory in directories:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 import pytest
@@ -26,6 +27,10 @@ from redoma_model.settings import ModelSettings
 from tests.conftest import TestPki
 from tests.fakes.model_backend import FakeBackend, loader
 
+if TYPE_CHECKING:
+    from redoma.model.v1.engine_pb2_grpc import EngineServiceAsyncStub
+    from redoma.model.v1.model_pb2_grpc import ModelServiceAsyncStub
+
 MODEL_FILE = Path(__file__).parents[3] / ".tools/models/SmolLM2-135M-Instruct.Q4_1.gguf"
 GREEDY = {"temperature": 0.0}
 
@@ -36,17 +41,17 @@ class Service:
 
     server: ModelServer
     channel: grpc.aio.Channel
-    stub: ModelServiceStub
-    engine: EngineServiceStub
+    stub: "ModelServiceAsyncStub"
+    engine: "EngineServiceAsyncStub"
     pki: TestPki
     telemetry: Telemetry
 
     def metadata(self, **claims: object) -> tuple[tuple[str, str], ...]:
         return self.pki.metadata(["chat", "model"], **claims)
 
-    def operator(self, method: str, **claims: object) -> tuple[tuple[str, str], ...]:
+    def operator(self, rpc: str, **claims: object) -> tuple[tuple[str, str], ...]:
         """Gives call metadata of a platform's operator for a method of EngineService."""
-        name = f"/redoma.model.v1.EngineService/{method}"
+        name = f"/redoma.model.v1.EngineService/{rpc}"
         return self.pki.metadata(
             ["model"],
             **{"tenant": "", "scopes": ["platform.admin"], "method": name, **claims},  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ from redoma_cli.local.pki import DevelopmentAuthority
 from redoma_cli.local.plan import ProcessSpec, pid_file, read_plan, write_plan
 from redoma_cli.local.ports import choose_ports, highest_port, port_is_free
 from redoma_cli.local.process import PidFile, current_identity
-from redoma_cli.local.site import admin_key, prepare_site, program_files, read_options, render_toml
+from redoma_cli.local.site import admin_key, edge_workers, prepare_site, program_files, read_options, render_toml
 from redoma_cli.local.up import SiteStarter, last_words, site_lock, tail
 from redoma_kit.settings import ServiceSettings, load_settings
 from redoma_model.settings import ModelSettings
@@ -312,3 +312,8 @@ def test_port_of_the_edge_is_no_service_s(tmp_path: Path) -> None:
     ports = choose_ports(("chat", "model"), file, lambda name: False, lambda port: True, reserved=(25290,))
     assert ports["chat"] != 25290
     assert 0 < ports["model"] <= 65535
+
+
+@pytest.mark.parametrize(("cores", "workers"), [(1, 1), (2, 1), (4, 2), (64, 2)])
+def test_edge_leaves_cores_to_the_model(cores: int, workers: int) -> None:
+    assert edge_workers(cores) == workers

@@ -10,6 +10,7 @@ from envoy.service.auth.v3 import external_auth_pb2
 
 import redoma_tenant
 from redoma.chat.v1 import conversation_pb2, message_pb2, openai_pb2
+from redoma.model.v1 import engine_pb2, model_pb2
 from redoma.tenant.v1 import api_key_pb2, tenant_pb2
 from redoma_kit import errors as kit_errors
 from redoma_kit.errors import DomainError, failure_of
@@ -81,6 +82,32 @@ def test_the_edge_is_let_in_to_chat_and_to_what_the_policy_opens() -> None:
         assert route.scopes
     for method in set(POLICY) - opened:
         assert table.resolve("POST", method) is None, method
+
+
+def test_the_engine_is_for_platform_operators_alone() -> None:
+    table = edge_routes(POLICY)
+    for method in methods([engine_pb2.DESCRIPTOR.services_by_name["EngineService"]]):
+        route = table.resolve("POST", method)
+        assert route is not None, method
+        assert (route.audience, route.scopes, route.wanted_scope) == (
+            ("model",),
+            frozenset({"platform.admin"}),
+            "platform.admin",
+        )
+
+
+def test_no_identity_is_made_for_the_model_service() -> None:
+    table = edge_routes(POLICY)
+    for method in methods([model_pb2.DESCRIPTOR.services_by_name["ModelService"]]):
+        assert table.resolve("POST", method) is None, method
+
+
+def test_what_chat_passes_on_to_the_model_administers_nothing() -> None:
+    table = edge_routes(POLICY)
+    for method in methods(CHAT_SERVICES):
+        route = table.resolve("POST", method)
+        assert route is not None
+        assert route.scopes <= {"generate", "conversations"}, method
 
 
 @pytest.mark.parametrize("error", domain_errors(), ids=lambda error: error.__name__)

@@ -18,7 +18,7 @@ class Drain:
     def __init__(self) -> None:
         self._running: set[asyncio.Task[Any]] = set()
         self._ended_by_us: set[asyncio.Task[Any]] = set()
-        self._draining = False
+        self._begun = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self._hurry = asyncio.Event()
@@ -31,14 +31,23 @@ class Drain:
     @property
     def draining(self) -> bool:
         """Whether the service is shutting down."""
-        return self._draining
+        return self._begun.is_set()
+
+    async def begins_within(self, wait_s: float) -> bool:
+        """Waits at most so long, in seconds, for the service to shut down, and tells whether it does."""
+        try:
+            async with asyncio.timeout(wait_s):
+                await self._begun.wait()
+        except TimeoutError:
+            return False
+        return True
 
     @asynccontextmanager
     async def __call__(self, call: Call) -> AsyncIterator[None]:
         if call.method in NOT_WORK:
             yield
             return
-        if self._draining:
+        if self.draining:
             raise ShuttingDown()
         if (task := asyncio.current_task()) is None:
             raise RuntimeError("a call is handled outside of a task")
@@ -62,7 +71,7 @@ class Drain:
 
     async def drain(self, grace_s: float) -> int:
         """Refuses new calls, waits for running ones at most `grace_s` seconds, and returns how many are left."""
-        self._draining = True
+        self._begun.set()
         waits = [asyncio.ensure_future(self._idle.wait()), asyncio.ensure_future(self._hurry.wait())]
         await asyncio.wait(waits, timeout=grace_s, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:

@@ -369,12 +369,13 @@ class Engine:
         self._flush(core)
 
     def _flush(self, core: EngineCore) -> None:
-        if core.outbox:
-            self._tell(self._deliver, core.outbox)
-            core.outbox = []
+        # First, so that whoever reads the last event of a request finds its place free.
         for tenant in core.ended:
             self._room.leave(tenant)
         core.ended.clear()
+        if core.outbox:
+            self._tell(self._deliver, core.outbox)
+            core.outbox = []
 
     def _report_loading(self, part: float) -> bool:
         self._observer.loading(part)

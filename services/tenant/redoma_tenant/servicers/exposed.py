@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from google.protobuf.descriptor import FileDescriptor, ServiceDescriptor
 
 from redoma.chat.v1 import conversation_pb2, message_pb2, openai_pb2
+from redoma.model.v1 import engine_pb2
 from redoma.tenant.v1 import api_key_pb2, tenant_pb2
 from redoma_kit.identity import PLATFORM_ADMIN
 from redoma_kit.policy import EDGE, Policy
@@ -17,14 +18,17 @@ from redoma_tenant.routes import Route, RouteTable
 # carries generation scopes and is made for a method of chat's, so it administers nothing.
 CHAT_AUDIENCE = ("chat", "model", "tenant")
 TENANT_AUDIENCE = ("tenant",)
+# For operators only: what it shows and does concerns all tenants.
+MODEL_AUDIENCE = ("model",)
 CHAT_SCOPES = frozenset({GENERATE, CONVERSATIONS})
 CHAT_FILES = (openai_pb2.DESCRIPTOR, conversation_pb2.DESCRIPTOR, message_pb2.DESCRIPTOR)
 TENANT_FILES = (tenant_pb2.DESCRIPTOR, api_key_pb2.DESCRIPTOR)
+MODEL_FILES = (engine_pb2.DESCRIPTOR,)
 OPENAI_SERVICE = "redoma.chat.v1.OpenAIService"
 
 
 def edge_routes(policy: Policy) -> RouteTable:
-    """Gives the routes to every method of chat, and to those of this service that `policy` opens to the edge."""
+    """Gives the routes to every method of chat and of the engines, and to those of this service that `policy` opens."""
     routes: list[Route] = []
     rest: list[tuple[RestPath, Route]] = []
     for service in _services(CHAT_FILES):
@@ -39,6 +43,8 @@ def edge_routes(policy: Policy) -> RouteTable:
             if rule.peers & EDGE:
                 wanted = PLATFORM_ADMIN if rule.any_scope == PLATFORM else TENANT_ADMIN
                 routes.append(Route(method_path(method), TENANT_AUDIENCE, rule.any_scope, wanted))
+    for service in _services(MODEL_FILES):
+        routes += (Route(method_path(method), MODEL_AUDIENCE, PLATFORM, PLATFORM_ADMIN) for method in service.methods)
     return RouteTable(routes, rest)
 
 
