@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from collections.abc import Sequence as Listing
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heapreplace
+from itertools import chain
 
 from redoma_model.engine.fair_share import Account
 from redoma_model.engine.lane import Lane
@@ -82,6 +83,10 @@ class _Turns:
     rows: deque[Sequence] = field(default_factory=deque)
     prompts: deque[Sequence] = field(default_factory=deque)
 
+    def sequences(self) -> Iterator[Sequence]:
+        """Gives all of them."""
+        return chain(self.rows, self.prompts)
+
 
 def compose(running: Listing[Sequence], pace: Pace, room: int, may_go_alone: bool) -> Step:
     """Composes the next step.
@@ -147,12 +152,15 @@ def _newcomer(tenants: list[_Turns], pace: Pace, most: int) -> Sequence | None:
     is short and the others' rows would keep it waiting."""
     if len(tenants) < 2 or not pace.known:
         return None
-    poorest = min(tenants, key=lambda turns: turns.account.counter)
-    mine = [*poorest.rows, *poorest.prompts]
-    others = sum(len(turns.rows) for turns in tenants if turns is not poorest)
-    first = mine[0]
-    if not all(sequence.is_fresh for sequence in mine) or pace.row_s * others <= pace.fixed_s:
+    lowest = min(turns.account.counter for turns in tenants)
+    poorest = (turns for turns in tenants if turns.account.counter <= lowest)
+    turns = next((turns for turns in poorest if all(sequence.is_fresh for sequence in turns.sequences())), None)
+    if turns is None:
         return None
+    others = sum(len(other.rows) for other in tenants if other is not turns)
+    if pace.row_s * others <= pace.fixed_s:
+        return None
+    first = next(turns.sequences())
     # Only a whole prompt: the rest of a long one shares steps to its end.
     short = first.turn == 0 and first.pending <= most
     return first if short and pace.prompt_s * first.pending <= ALONE_STRETCH * pace.step_s(others, 0) else None

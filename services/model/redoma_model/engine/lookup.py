@@ -6,6 +6,7 @@ guesses. The idea is Apoorv Saxena's, "Prompt Lookup Decoding" (2023).
 """
 
 from collections.abc import Callable, Sequence
+from itertools import cycle, islice
 
 NGRAM = 3
 # How fast the estimate of acceptance follows, and where it starts.
@@ -47,7 +48,11 @@ class PromptLookup:
             self._places[tuple(tokens[end - NGRAM : end])] = end
         self._indexed = max(self._indexed, len(tokens))
         place = self._places.get(tuple(tokens[-NGRAM:]))
-        return () if place is None else tuple(tokens[place : place + self._worth(most, pays)])
+        if place is None:
+            return ()
+        # A text that repeats itself goes on with what was just guessed.
+        period = tokens[place:]
+        return tuple(islice(cycle(period), self._worth(most, pays)))
 
     def settle(self, proposed: int, accepted: int) -> None:
         """Learns how many of the proposed tokens were taken."""

@@ -189,6 +189,10 @@ class Scheduler:
             if victim is None:
                 return None
             victims.append(victim)
+        for victim in victims[:-1]:
+            spared = [other for other in victims if other is not victim]
+            if self._has_slot(line, len(spared)) and seating.fits(sequence, spared):
+                victims = spared
         return victims
 
     def _has_slot(self, line: Line, leaving: int) -> bool:
