@@ -1,7 +1,7 @@
 # Redoma's commands. Each installs what it needs first; a second run finds it there.
 
 .DEFAULT_GOAL := help
-.PHONY: help up down test check gen bench lock
+.PHONY: help up down test check gen bench soak lock
 
 ARGS ?=
 
@@ -27,9 +27,13 @@ gen: ## Generate gen/python from proto/
 	@scripts/install.sh gen
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/python scripts/gen.py
 
-bench: ## Measure tokens per second and time to first token through the edge
+bench: ## Measure speed, fairness and memory, an hour (ARGS="flood turns" for some, ARGS=--help for more)
 	@scripts/install.sh dev
 	@.venv/bin/python -m tests.bench $(ARGS)
+
+soak: ## Keep a site under mixed load for 30 minutes, then look for leaks (ARGS="--minutes 5")
+	@scripts/install.sh dev
+	@.venv/bin/python -m tests.bench.soak $(ARGS)
 
 lock: ## Renew the versions and hashes in requirements/
 	@scripts/lock.sh

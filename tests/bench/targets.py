@@ -1,178 +1,265 @@
-"""The ways to one engine that are compared: in this process, by the model service alone, through the whole site."""
+"""The ways to a site's model that are compared: by the model service alone, and through the edge."""
 
 import asyncio
 import json
-import os
 import time
 import uuid
-from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack
-from pathlib import Path
+from dataclasses import dataclass
+from typing import cast
 
 import grpc
 import jwt
 import openai
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from openai.types.chat import ChatCompletionMessageParam
 
 from redoma.chat.v1 import conversation_pb2, conversation_pb2_grpc, message_pb2, message_pb2_grpc
 from redoma.common.v1 import sampling_pb2
-from redoma.model.v1 import model_pb2, model_pb2_grpc
+from redoma.model.v1 import engine_pb2, engine_pb2_grpc, model_pb2, model_pb2_grpc
 from redoma_cli.local.pki import DevelopmentAuthority
 from redoma_kit.channel import open_channel
 from redoma_kit.identity import ALGORITHM, ISSUER, METADATA_KEY
-from redoma_kit.settings import MetricsSettings, TlsSettings, TracingSettings, UpstreamSettings, load_settings
-from redoma_kit.telemetry import Telemetry
-from redoma_model.engine.engine import Engine
-from redoma_model.engine.hardware import share_cores
-from redoma_model.engine.stream import Delta
-from redoma_model.engine.template import Message, Role
-from redoma_model.metrics import EngineMetrics
-from redoma_model.served import ServedModel
+from redoma_kit.settings import TlsSettings, UpstreamSettings, load_settings
 from redoma_model.settings import ModelSettings
-from tests.bench.load import OpenStream
+from tests.bench.load import Arrival, Ask
+from tests.e2e.conftest import Site
 
-PROMPT = "Write a long story about a glass dome, and about everyone who lives around it."
-
-
-def sampling(tokens: int) -> sampling_pb2.SamplingOptions:
-    """Says to generate exactly `tokens` tokens."""
-    return sampling_pb2.SamplingOptions(max_output_tokens=tokens, ignore_eos=True, temperature=0.8)
+ROLES = {"system": model_pb2.ROLE_SYSTEM, "user": model_pb2.ROLE_USER, "assistant": model_pb2.ROLE_ASSISTANT}
+_TOKEN = Arrival(1)
 
 
-async def engine(home: Path, stack: AsyncExitStack) -> OpenStream:
-    """The engine in this process, with the site's own settings."""
-    settings = load_settings(ModelSettings, home / "config" / "model.toml")
-    telemetry = Telemetry("bench", MetricsSettings(), TracingSettings())
-    # As `redoma-model` does it: llama.cpp reads how its threads wait when it is brought in.
-    share_cores(os.environ)
-    from redoma_model.loading import llama_loader
-
-    running = Engine(llama_loader(settings), settings.limits, EngineMetrics(telemetry))
-    running.start()
-    stack.push_async_callback(running.stop)
-    workers = stack.enter_context(ThreadPoolExecutor(1))
-    model = ServedModel("bench", running, settings.sampling, workers)
-    await model.load()
-
-    async def open_stream(tokens: int) -> AsyncIterator[int]:
-        options = {"max_output_tokens": tokens, "ignore_eos": True, "temperature": 0.8}
-        generation = await model.generate([Message(Role.USER, PROMPT)], options, False, False)
-        async for event in generation.stream:
-            if isinstance(event, Delta):
-                yield event.tokens
-
-    return open_stream
+def sampling(ask: Ask) -> sampling_pb2.SamplingOptions:
+    """Says to generate exactly as many tokens as asked for."""
+    return sampling_pb2.SamplingOptions(max_output_tokens=ask.tokens, ignore_eos=True, temperature=ask.temperature)
 
 
-def mint(authority: DevelopmentAuthority) -> str:
-    """Signs an identity as the tenant service would."""
-    key = load_pem_private_key(authority.signing_key.read_bytes(), password=None)
-    key_id = json.loads(authority.jwks.read_text())["keys"][0]["kid"]
-    now = int(time.time())
-    claims = {"iss": ISSUER, "aud": ["model"], "sub": "tenants/acme/apiKeys/bench", "tenant": "acme"}
-    claims |= {"scopes": ["generate"], "method": "", "isolation": "SHARED", "weight": 100, "models": [], "adapter": ""}
-    claims |= {"jti": uuid.uuid4().hex, "iat": now, "exp": now + 60}
-    return jwt.encode(claims, key, algorithm=ALGORITHM, headers={"kid": key_id})  # type: ignore[arg-type]
+class Identities:
+    """Signs identities as the tenant service would."""
+
+    def __init__(self, authority: DevelopmentAuthority) -> None:
+        self._key = load_pem_private_key(authority.signing_key.read_bytes(), password=None)
+        self._key_id = json.loads(authority.jwks.read_text())["keys"][0]["kid"]
+
+    def metadata(self, tenant: str) -> tuple[tuple[str, str], ...]:
+        """Gives the metadata of a call to the model service for a tenant."""
+        now = int(time.time())
+        claims: dict[str, object] = {"iss": ISSUER, "aud": ["model"], "tenant": tenant, "method": "", "adapter": ""}
+        claims |= {"sub": f"tenants/{tenant}/apiKeys/bench", "scopes": ["generate"], "isolation": "SHARED"}
+        claims |= {"weight": 100, "models": [], "jti": uuid.uuid4().hex, "iat": now, "exp": now + 60}
+        token = jwt.encode(claims, self._key, algorithm=ALGORITHM, headers={"kid": self._key_id})  # type: ignore[arg-type]
+        return ((METADATA_KEY, token),)
 
 
-async def model_service(home: Path, stack: AsyncExitStack) -> OpenStream:
+class _OfSite:
+    """What the targets of a site share."""
+
+    def __init__(
+        self, site: Site, keys: Mapping[str, str], operators: "engine_pb2_grpc.EngineServiceAsyncStub"
+    ) -> None:
+        self._address = site.edge.removeprefix("http://")
+        self._keys = keys
+        self._operators = operators
+        self._admin = (("authorization", f"Bearer {site.admin_key}"),)
+
+    async def prepare(self, asks: Sequence[Ask]) -> None:
+        """Has nothing to prepare."""
+
+    async def purge(self, tenant: str) -> None:
+        """Drops what the model keeps of a tenant."""
+        await self._operators.PurgeTenant(engine_pb2.PurgeTenantRequest(tenant=tenant), metadata=self._admin)
+
+    def _bearer(self, tenant: str) -> tuple[tuple[str, str], ...]:
+        return (("authorization", f"Bearer {self._keys[tenant]}"),)
+
+
+class ModelService(_OfSite):
     """The model service over mutual TLS, as chat calls it."""
-    authority = DevelopmentAuthority(home / "pki")
-    files = authority.identity("chat")
-    tls = TlsSettings(ca_file=files.ca, cert_file=files.certificate, key_file=files.key)
-    target = load_settings(ModelSettings, home / "config" / "model.toml").listen
-    channel = open_channel(UpstreamSettings(target=target, server_name="model.private.redoma"), tls, 8 << 20)
-    await stack.enter_async_context(channel)
-    stub = model_pb2_grpc.ModelServiceStub(channel)
 
-    async def open_stream(tokens: int) -> AsyncIterator[int]:
+    name = "model service"
+
+    def __init__(
+        self,
+        site: Site,
+        keys: Mapping[str, str],
+        operators: "engine_pb2_grpc.EngineServiceAsyncStub",
+        channel: grpc.aio.Channel,
+    ) -> None:
+        super().__init__(site, keys, operators)
+        self._stub = model_pb2_grpc.ModelServiceStub(channel)
+        self._identities = Identities(DevelopmentAuthority(site.home / "pki"))
+
+    async def open(self, ask: Ask) -> AsyncGenerator[Arrival, None]:
+        """Calls Generate."""
         request = model_pb2.GenerateRequest(
-            messages=[model_pb2.Message(role=model_pb2.ROLE_USER, content=PROMPT)], sampling=sampling(tokens)
+            messages=[model_pb2.Message(role=ROLES[role], content=content) for role, content in ask.turns],
+            sampling=sampling(ask),
         )
         seen = 0
-        async for response in stub.Generate(request, metadata=((METADATA_KEY, mint(authority)),)):
-            if response.HasField("delta"):
-                count = response.delta.usage.output_tokens
-                yield count - seen
-                seen = count
+        call = self._stub.Generate(request, metadata=self._identities.metadata(ask.tenant))
+        try:
+            async for response in call:
+                if response.HasField("delta"):
+                    count = response.delta.usage.output_tokens
+                    yield Arrival(count - seen, response.delta.text)
+                    seen = count
+        finally:
+            call.cancel()
 
-    return open_stream
 
-
-async def edge_grpc(edge: str, api_key: str, stack: AsyncExitStack) -> OpenStream:
+class EdgeConversation(_OfSite):
     """Messages into conversations that are kept, through Envoy and chat, by gRPC."""
-    channel = await stack.enter_async_context(grpc.aio.insecure_channel(edge.removeprefix("http://")))
-    conversations = conversation_pb2_grpc.ConversationServiceStub(channel)
-    chat = message_pb2_grpc.ChatServiceStub(channel)
-    metadata = (("authorization", f"Bearer {api_key}"),)
-    creation = conversation_pb2.CreateConversationRequest(parent="tenants/-")
-    # Each message begins a branch of its own, so that one conversation serves all streams.
-    name = (await conversations.CreateConversation(creation, metadata=metadata)).conversation.name
 
-    async def open_stream(tokens: int) -> AsyncIterator[int]:
-        request = message_pb2.SendMessageRequest(conversation=name, content=PROMPT, sampling=sampling(tokens))
+    name = "edge, gRPC conversation"
+
+    def __init__(
+        self,
+        site: Site,
+        keys: Mapping[str, str],
+        operators: "engine_pb2_grpc.EngineServiceAsyncStub",
+        channel: grpc.aio.Channel,
+    ) -> None:
+        super().__init__(site, keys, operators)
+        self._conversations = conversation_pb2_grpc.ConversationServiceStub(channel)
+        self._chat = message_pb2_grpc.ChatServiceStub(channel)
+        self._made: dict[Ask, str] = {}
+
+    async def prepare(self, asks: Sequence[Ask]) -> None:
+        """Makes a conversation for each ask."""
+        for ask in asks:
+            conversation = conversation_pb2.Conversation(system_prompt=ask.turns[0][1])
+            request = conversation_pb2.CreateConversationRequest(parent="tenants/-", conversation=conversation)
+            made = await self._conversations.CreateConversation(request, metadata=self._bearer(ask.tenant))
+            self._made[ask] = made.conversation.name
+
+    async def open(self, ask: Ask) -> AsyncGenerator[Arrival, None]:
+        """Sends the last turn into the conversation prepared."""
+        request = message_pb2.SendMessageRequest(
+            conversation=self._made.pop(ask), content=ask.turns[-1][1], sampling=sampling(ask)
+        )
         seen = 0
-        async for response in chat.SendMessage(request, metadata=metadata):
-            if response.HasField("delta"):
-                count = response.delta.usage.output_tokens
-                yield count - seen
-                seen = count
+        call = self._chat.SendMessage(request, metadata=self._bearer(ask.tenant))
+        try:
+            async for response in call:
+                if response.HasField("delta"):
+                    count = response.delta.usage.output_tokens
+                    yield Arrival(count - seen, response.delta.text)
+                    seen = count
+        finally:
+            call.cancel()
 
-    return open_stream
 
-
-async def edge_sse(edge: str, api_key: str, _stack: AsyncExitStack) -> OpenStream:
+class EdgeSse(_OfSite):
     """Chat completions through Envoy and chat, read as bare lines: a client that costs next to nothing."""
-    host, port = edge.removeprefix("http://").split(":")
 
-    async def open_stream(tokens: int) -> AsyncIterator[int]:
-        body = {"messages": [{"role": "user", "content": PROMPT}], "max_tokens": tokens, "temperature": 0.8}
-        body |= {"stream": True, "stream_options": {"include_usage": True}, "ignore_eos": True}
-        content = json.dumps(body).encode()
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {api_key}\r\n"
+    name = "edge, bare SSE"
+
+    async def open(self, ask: Ask) -> AsyncGenerator[Arrival, None]:
+        """Posts to /v1/chat/completions."""
+        host, port = self._address.split(":")
+        body = {"messages": [{"role": role, "content": content} for role, content in ask.turns]}
+        content = json.dumps(body | completion_options(ask)).encode()
+        head = (
+            f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {self._keys[ask.tenant]}\r\n"
+        )
         head += f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\nConnection: close\r\n\r\n"
         reader, writer = await asyncio.open_connection(host, int(port))
         try:
             writer.write(head.encode() + content)
-            pieces = 0
+            status = await reader.readline()
+            if b" 200 " not in status:
+                raise RuntimeError(f"{self.name} answered {status.decode().strip()}: {(await reader.read()).decode()}")
+            deltas = 0
             async for line in reader:
                 if not line.startswith(b"data: {"):
                     continue
                 if b'"usage":{' in line:
                     # Chunks may hold several tokens, or half a character; the usage at the end is the truth.
-                    yield int(json.loads(line[6:])["usage"]["completion_tokens"]) - pieces
+                    yield Arrival(int(json.loads(line[6:])["usage"]["completion_tokens"]) - deltas, is_delta=False)
                 elif b'"content":"' in line and b'"role"' not in line:
-                    pieces += 1
-                    yield 1
+                    deltas += 1
+                    yield Arrival(1, _text(line)) if ask.keeps_text else _TOKEN
         finally:
             writer.close()
 
-    return open_stream
 
-
-async def edge_openai(edge: str, api_key: str, stack: AsyncExitStack) -> OpenStream:
+class EdgeOpenAi(_OfSite):
     """The same by OpenAI's own client."""
-    client = await stack.enter_async_context(
-        openai.AsyncOpenAI(base_url=f"{edge}/v1", api_key=api_key, max_retries=0, timeout=600)
-    )
 
-    async def open_stream(tokens: int) -> AsyncIterator[int]:
-        stream = await client.chat.completions.create(
+    name = "edge, OpenAI client"
+
+    def __init__(
+        self,
+        site: Site,
+        keys: Mapping[str, str],
+        operators: "engine_pb2_grpc.EngineServiceAsyncStub",
+        client: openai.AsyncOpenAI,
+    ) -> None:
+        super().__init__(site, keys, operators)
+        self._clients = {tenant: client.with_options(api_key=key) for tenant, key in keys.items()}
+
+    async def open(self, ask: Ask) -> AsyncGenerator[Arrival, None]:
+        """Posts to /v1/chat/completions."""
+        messages = [{"role": role, "content": content} for role, content in ask.turns]
+        stream = await self._clients[ask.tenant].chat.completions.create(
             model="",
-            messages=[{"role": "user", "content": PROMPT}],
-            max_tokens=tokens,
-            temperature=0.8,
+            messages=cast(list[ChatCompletionMessageParam], messages),
+            max_tokens=ask.tokens,
+            temperature=ask.temperature,
             stream=True,
             stream_options={"include_usage": True},
             extra_body={"ignore_eos": True},
         )
-        pieces = 0
-        async for chunk in stream:
-            if chunk.usage is not None:
-                yield chunk.usage.completion_tokens - pieces
-            elif chunk.choices and chunk.choices[0].delta.content:
-                pieces += 1
-                yield 1
+        deltas = 0
+        async with stream:
+            async for chunk in stream:
+                if chunk.usage is not None:
+                    yield Arrival(chunk.usage.completion_tokens - deltas, is_delta=False)
+                elif chunk.choices and (text := chunk.choices[0].delta.content):
+                    deltas += 1
+                    yield Arrival(1, text)
 
-    return open_stream
+
+@dataclass(frozen=True, slots=True)
+class SiteTargets:
+    """All ways to a site's model."""
+
+    model: ModelService
+    sse: EdgeSse
+    conversation: EdgeConversation
+    openai: EdgeOpenAi
+
+
+async def site_targets(site: Site, keys: Mapping[str, str], stack: AsyncExitStack) -> SiteTargets:
+    """Opens the ways to a site's model, with a key of each tenant."""
+    edge = await stack.enter_async_context(grpc.aio.insecure_channel(site.edge.removeprefix("http://")))
+    files = DevelopmentAuthority(site.home / "pki").identity("chat")
+    tls = TlsSettings(ca_file=files.ca, cert_file=files.certificate, key_file=files.key)
+    listen = load_settings(ModelSettings, site.home / "config" / "model.toml").listen
+    direct = open_channel(UpstreamSettings(target=listen, server_name="model.private.redoma"), tls, 8 << 20)
+    await stack.enter_async_context(direct)
+    client = openai.AsyncOpenAI(base_url=f"{site.edge}/v1", api_key="none", max_retries=0, timeout=600)
+    await stack.enter_async_context(client)
+    operators = engine_pb2_grpc.EngineServiceStub(edge)
+    return SiteTargets(
+        ModelService(site, keys, operators, direct),
+        EdgeSse(site, keys, operators),
+        EdgeConversation(site, keys, operators, edge),
+        EdgeOpenAi(site, keys, operators, client),
+    )
+
+
+def completion_options(ask: Ask) -> dict[str, object]:
+    """Gives the fields of a chat completion's body that say how to answer."""
+    return {
+        "max_tokens": ask.tokens,
+        "temperature": ask.temperature,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "ignore_eos": True,
+    }
+
+
+def _text(line: bytes) -> str:
+    return str(json.loads(line[6:])["choices"][0]["delta"]["content"])

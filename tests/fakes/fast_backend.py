@@ -1,4 +1,4 @@
-"""A model backend that costs next to nothing and gives tokens at a set pace, to measure what is around it."""
+"""A model backend that costs next to nothing and takes a set time for a step, to measure what is around it."""
 
 import time
 from collections.abc import Sequence
@@ -25,8 +25,8 @@ MOST_BEHIND_S = 0.1
 class FastBackend:
     """Implements Backend: a prompt's words are its tokens, and every answer is the same words over and over."""
 
-    def __init__(self, settings: ModelSettings, tokens_per_s: float) -> None:
-        self._tokens_per_s = tokens_per_s
+    def __init__(self, settings: ModelSettings, step_s: float) -> None:
+        self._step_s = step_s
         self._lengths: dict[int, int] = {}
         self._due = 0.0
         self._next_token = 0
@@ -64,12 +64,10 @@ class FastBackend:
         return False
 
     def decode(self, chunks: Sequence[Chunk], lane: Lane) -> None:
-        rows = 0
         for chunk in chunks:
             self._lengths[chunk.sequence.slot] = chunk.sequence.computed + chunk.count + len(chunk.drafts)
-            rows += chunk.rows
         now = time.monotonic()
-        self._due = max(self._due, now - MOST_BEHIND_S) + rows / self._tokens_per_s
+        self._due = max(self._due, now - MOST_BEHIND_S) + self._step_s
         time.sleep(max(0.0, self._due - now))
 
     def sample(self, sampler: object, row: int, constrained: bool = True) -> int:

@@ -1,6 +1,6 @@
 """The model service around a model that costs next to nothing. Run as `redoma-model` is.
 
-Everything but llama.cpp is real. REDOMA_FAST_MODEL_RATE says how many tokens a second come, of all requests together.
+Everything but llama.cpp is real. REDOMA_FAST_MODEL_STEP_S says how many seconds a step takes.
 """
 
 import os
@@ -9,7 +9,7 @@ import sys
 from redoma_kit.polling import poll_without_event_engine, run_service
 from redoma_kit.tls_floor import require_tls_1_3
 
-RATE_VARIABLE = "REDOMA_FAST_MODEL_RATE"
+STEP_VARIABLE = "REDOMA_FAST_MODEL_STEP_S"
 
 
 def main() -> None:
@@ -29,11 +29,11 @@ def main() -> None:
     settings = settings_from_command_line(ModelSettings, "fast-model", "Serves a model that costs nothing.")
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     log = configure_logs(settings.log, "model")
-    tokens_per_s = float(os.environ[RATE_VARIABLE])
+    step_s = float(os.environ[STEP_VARIABLE])
 
     def loader(own: ModelSettings) -> BackendLoader:
         def load(progress: Progress) -> Backend:
-            return FastBackend(own, tokens_per_s)
+            return FastBackend(own, step_s)
 
         return load
 

@@ -9,7 +9,6 @@ import asyncio
 import re
 import struct
 from collections.abc import AsyncGenerator, Awaitable, Sequence
-from contextlib import aclosing
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -120,15 +119,15 @@ class GrpcModelChannel:
         try:
             async with asyncio.timeout(HEADERS_WAIT_S):
                 await call.initial_metadata()
-            async with aclosing(_events(call)) as events:
-                has_started = False
-                async for event in events:
-                    has_started = has_started or isinstance(event, Started)
-                    if not has_started:
-                        break
-                    yield event
-                    if isinstance(event, Done):
-                        return
+            has_started = False
+            async for response in call:
+                event = _event(response)
+                has_started = has_started or isinstance(event, Started)
+                if event is None or not has_started:
+                    break
+                yield event
+                if isinstance(event, Done):
+                    return
             raise ModelUnreachable()
         except TimeoutError:
             raise ModelUnreachable() from None
@@ -207,23 +206,23 @@ def _raise_if_cancelled_here() -> None:
         raise asyncio.CancelledError
 
 
-async def _events(
-    call: grpc.aio.UnaryStreamCall[model_pb2.GenerateRequest, model_pb2.GenerateResponse],
-) -> AsyncGenerator[Event, None]:
-    async for response in call:
-        match response.WhichOneof("event"):
-            case "delta":
-                delta = response.delta
-                logprobs = tuple(_logprob(entry) for entry in delta.logprobs) if delta.logprobs else ()
-                yield Delta(delta.text, delta.reasoning, _usage(delta.usage), logprobs)
-            case "started":
-                started = response.started
-                yield Started(started.model, started.input_tokens, started.context_tokens, started.dropped_messages)
-            case "done":
-                reason = FinishReason(
-                    usage_pb2.FinishReason.Name(response.done.finish_reason).removeprefix("FINISH_REASON_")
-                )
-                yield Done(reason, _usage(response.done.usage))
+def _event(response: model_pb2.GenerateResponse) -> Event | None:
+    """Reads an event; None is one that this release does not know. It is done for each token."""
+    match response.WhichOneof("event"):
+        case "delta":
+            delta = response.delta
+            logprobs = tuple(map(_logprob, delta.logprobs)) if delta.logprobs else ()
+            return Delta(delta.text, delta.reasoning, _usage(delta.usage), logprobs)
+        case "started":
+            started = response.started
+            return Started(started.model, started.input_tokens, started.context_tokens, started.dropped_messages)
+        case "done":
+            reason = FinishReason(
+                usage_pb2.FinishReason.Name(response.done.finish_reason).removeprefix("FINISH_REASON_")
+            )
+            return Done(reason, _usage(response.done.usage))
+        case _:
+            return None
 
 
 def _model_info(model: model_pb2.Model) -> ModelInfo:

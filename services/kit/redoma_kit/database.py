@@ -1,6 +1,6 @@
 """A service's database: one asynchronous engine, transactions, and its schema brought up to date by Alembic."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from redoma_kit.errors import StorageUnavailable
 
 BUSY_TIMEOUT_MS = 5_000
+POOLED: Mapping[str, Any] = {"pool_pre_ping": True}
+# SQLite writes one transaction at a time. Those that wait in the pool's queue get their turn in order; those that wait
+# for the file's lock sleep and try again, until the unlucky give up. A file does not hang up, so nothing is pinged.
+ONE_AT_A_TIME: Mapping[str, Any] = {"pool_size": 1, "max_overflow": 0}
 
 
 class SchemaNotReady(Exception):
@@ -32,12 +36,14 @@ class Database:
 
     def __init__(self, url: str, log: structlog.stdlib.BoundLogger) -> None:
         self._log = log
-        self._engine = create_async_engine(url, hide_parameters=True, pool_pre_ping=True)
         address = make_url(url)
-        if address.get_backend_name() == "sqlite":
+        is_sqlite = address.get_backend_name() == "sqlite"
+        file = address.database if is_sqlite and address.database not in (None, "", ":memory:") else None
+        self._engine = create_async_engine(url, hide_parameters=True, **(ONE_AT_A_TIME if file else POOLED))
+        if is_sqlite:
             event.listen(self._engine.sync_engine, "connect", _configure_sqlite)
-            if address.database not in (None, "", ":memory:"):
-                _FileWatch(Path(address.database)).follow(self._engine)
+        if file:
+            _FileWatch(Path(file)).follow(self._engine)
         self._sessions = async_sessionmaker(self._engine, expire_on_commit=False)
 
     @property

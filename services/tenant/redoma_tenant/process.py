@@ -1,10 +1,10 @@
 """The tenant service's process: settings, logs, start, and its exit status."""
 
-import asyncio
 import sys
 
 from redoma_kit.database import SchemaNotReady
 from redoma_kit.logs import configure_logs
+from redoma_kit.polling import run_service
 from redoma_kit.server import AddressInUse
 from redoma_kit.settings import settings_from_command_line
 from redoma_tenant.errors import CannotStart
@@ -34,6 +34,6 @@ def run() -> None:
         TenantSettings, PROG, "Keeps tenants and API keys, and lets callers in at the edge."
     )
     try:
-        asyncio.run(serve(settings))
+        run_service(serve(settings))
     except (CannotStart, SchemaNotReady, AddressInUse, OSError) as error:
         sys.exit(f"{PROG}: {error}")

@@ -1,5 +1,6 @@
 """The database's own failures reach callers as neutral words, and transactions are whole or nothing."""
 
+import asyncio
 import sqlite3
 from pathlib import Path
 
@@ -107,4 +108,21 @@ async def test_replaced_file_is_the_one_that_is_used(tmp_path: Path) -> None:
     backup.rename(file)
     async with database.transaction() as session:
         assert (await session.execute(text("select x from t"))).scalar_one() == 2
+    await database.close()
+
+
+async def test_many_writers_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None may give up because others hold the file's lock."""
+    monkeypatch.setattr("redoma_kit.database.BUSY_TIMEOUT_MS", 0)
+    database = Database(f"sqlite+aiosqlite:///{tmp_path}/a.db", structlog.get_logger())
+    async with database.transaction() as session:
+        await session.execute(text("create table t (x integer)"))
+
+    async def write(value: int) -> None:
+        async with database.transaction() as session:
+            await session.execute(text("insert into t values (:x)"), {"x": value})
+
+    await asyncio.gather(*map(write, range(64)))
+    async with database.transaction() as session:
+        assert (await session.execute(text("select count(*) from t"))).scalar_one() == 64
     await database.close()

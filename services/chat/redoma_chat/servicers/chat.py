@@ -9,7 +9,7 @@ from redoma_chat.answers import AnswerDone, Answers, AnswerStarted
 from redoma_chat.inference import Delta
 from redoma_chat.names import Owner, parse_conversation, parse_message
 from redoma_chat.servicers.context import Context, Deadlines, current_owner
-from redoma_chat.servicers.translate import message_message, sampling_of, usage_message
+from redoma_chat.servicers.translate import message_message, sampling_of
 from redoma_kit.errors import InvalidField
 
 
@@ -37,7 +37,9 @@ class ChatServicer(ChatServiceServicer):
         async with aclosing(answer) as events:
             async for event in events:
                 if isinstance(event, Delta):
-                    yield pb.SendMessageResponse(delta=_delta(event))
+                    response = pb.SendMessageResponse()
+                    _fill(response.delta, event)
+                    yield response
                 elif isinstance(event, AnswerDone):
                     yield pb.SendMessageResponse(done=_done(owner, event))
                 else:
@@ -55,7 +57,9 @@ class ChatServicer(ChatServiceServicer):
         async with aclosing(answer) as events:
             async for event in events:
                 if isinstance(event, Delta):
-                    yield pb.ContinueMessageResponse(delta=_delta(event))
+                    response = pb.ContinueMessageResponse()
+                    _fill(response.delta, event)
+                    yield response
                 elif isinstance(event, AnswerDone):
                     yield pb.ContinueMessageResponse(done=_done(owner, event))
                 else:
@@ -72,8 +76,15 @@ def _started(owner: Owner, event: AnswerStarted) -> pb.AnswerStarted:
     )
 
 
-def _delta(event: Delta) -> pb.AnswerDelta:
-    return pb.AnswerDelta(text=event.text, reasoning=event.reasoning, usage=usage_message(event.usage))
+def _fill(delta: pb.AnswerDelta, event: Delta) -> None:
+    # Field by field: constructors with keywords take four times as long.
+    delta.text = event.text
+    delta.reasoning = event.reasoning
+    counts, usage = event.usage, delta.usage
+    usage.input_tokens = counts.input_tokens
+    usage.cached_input_tokens = counts.cached_input_tokens
+    usage.output_tokens = counts.output_tokens
+    usage.reasoning_tokens = counts.reasoning_tokens
 
 
 def _done(owner: Owner, event: AnswerDone) -> pb.AnswerDone:

@@ -59,7 +59,7 @@ class OpenAIServicer(OpenAIServiceServicer):
     async def _stream(self, wanted: ChatCompletionRequest, deadline: Deadline) -> AsyncGenerator[bytes, None]:
         stream: CompletionStream | None = None
         try:
-            async with aclosing(self._events(wanted.prompt, wanted.sampling, deadline)) as events:
+            async with aclosing(await self._events(wanted.prompt, wanted.sampling, deadline)) as events:
                 async for event in events:
                     if isinstance(event, Started):
                         # Nothing goes out before the model has started: until then a failure is an HTTP status.
@@ -116,7 +116,7 @@ class OpenAIServicer(OpenAIServiceServicer):
 
     async def _collect(self, prompt: Prompt, sampling: Sampling, deadline: Deadline) -> tuple[CompletionObject, Done]:
         completion: CompletionObject | None = None
-        async with aclosing(self._events(prompt, sampling, deadline)) as events:
+        async with aclosing(await self._events(prompt, sampling, deadline)) as events:
             async for event in events:
                 if isinstance(event, Started):
                     completion = CompletionObject(self._completion_id(), int(self._now_s()), event.model)
@@ -130,9 +130,7 @@ class OpenAIServicer(OpenAIServiceServicer):
 
     async def _events(self, prompt: Prompt, sampling: Sampling, deadline: Deadline) -> AsyncGenerator[Event, None]:
         checked = await self._guarded.check(current_identity().tenant, prompt, deadline)
-        async with aclosing(self._guarded.generate(checked, sampling, deadline)) as events:
-            async for event in events:
-                yield event
+        return self._guarded.generate(checked, sampling, deadline)
 
     def _completion_id(self) -> str:
         return f"chatcmpl-{self._ids.new()}"
