@@ -14,6 +14,7 @@ from redoma_model.engine.pace import PaceLimits
 from redoma_model.engine.places import PlaceLimits
 from redoma_model.engine.sampling import Sampling
 from redoma_model.engine.sequence import Request
+from redoma_model.engine.state import Purged
 from redoma_model.engine.stream import Delta, Done, Event, Started, Stream
 from redoma_model.journal import Ending, OpenedRequest, TokenCounts
 from tests.fakes.model_backend import FakeBackend
@@ -201,6 +202,12 @@ class DrivenCore:
         reader.cancelled = reader.cancelled or not reader.ended
         self.core.cancel(reader.stream)
         self._collect()
+
+    def purge(self, tenant: str) -> Purged:
+        """Purges a tenant, and hands out what its readers are told."""
+        purged = self.core.purge(tenant)
+        self._collect()
+        return purged
 
     def step(self) -> None:
         """Computes one step and hands its events out."""

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from redoma_model.engine.adapters import LoadedAdapter
-from redoma_model.engine.backend import AdapterFileError, DecodeFailed
+from redoma_model.engine.backend import AdapterFileError, DecodeFailed, TokenLogprob
 from redoma_model.engine.cells import OutOfCells
 from redoma_model.engine.pace import PaceLimits
 from redoma_model.engine.places import PlaceLimits
@@ -279,7 +279,7 @@ def test_a_public_prefix_that_fails_half_way_leaves_no_cells() -> None:
             raise DecodeFailed("no")
         decode(chunks, lane)  # type: ignore[arg-type]
 
-    driven.backend.decode = fails_the_second_time  # type: ignore[method-assign, assignment]
+    driven.backend.decode = fails_the_second_time  # type: ignore[method-assign]
     with pytest.raises(DecodeFailed):
         driven.core.publish(tuple(range(200)))
     driven.core.check_idle()
@@ -322,8 +322,7 @@ def test_purge_ends_and_frees_all_of_a_tenant_and_nothing_else() -> None:
     states = {tenant.tenant: tenant for tenant in before.tenants}
     assert (states["a"].running, states["a"].waiting, states["a"].preempted) == (1, 2, 1)
 
-    purged = driven.core.purge("a")
-    driven._collect()
+    purged = driven.purge("a")
 
     assert purged.ended_requests == 4
     assert purged.freed_host_bytes == before.swapped_bytes > 0
@@ -386,12 +385,18 @@ def test_a_broken_adapter_changes_nothing(tmp_path: Path) -> None:
 # Speculation.
 
 
-def answers(speculation: bool, prompts: list[str], sampling: Sampling, certainty: float) -> list[tuple[str, int]]:
+def answers(
+    speculation: bool, prompts: list[str], sampling: Sampling, certainty: float
+) -> list[tuple[str, list[TokenLogprob], int]]:
     driven = DrivenCore(cells=900, speculation=speculation, places=PlaceLimits(spare_slots=0, headroom_tokens=16))
     driven.backend.certainty = certainty
     readers = [driven.submit(prompt, "ab"[place % 2], sampling=sampling) for place, prompt in enumerate(prompts)]
     end_idle(driven)
-    return [(reader.text, reader.done.output_tokens if reader.done else -1) for reader in readers]
+    return [(reader.text, logprobs_of(reader), reader.done.output_tokens if reader.done else -1) for reader in readers]
+
+
+def logprobs_of(reader: Reader) -> list[TokenLogprob]:
+    return [logprob for event in reader.events if isinstance(event, Delta) for logprob in event.logprobs]
 
 
 WORDS = st.lists(st.sampled_from(["abc", "xyz ", "abcabc", "klm", "q"]), max_size=12).map("".join)
@@ -400,28 +405,22 @@ WORDS = st.lists(st.sampled_from(["abc", "xyz ", "abcabc", "klm", "q"]), max_siz
 @settings(max_examples=25, deadline=None)
 @given(
     prompts=st.lists(st.one_of(WORDS.map("{}?".format), WORDS.map("say:{}".format)), min_size=1, max_size=6),
-    seed=st.integers(0, 2**32 - 1),
-    temperature=st.sampled_from([0.0, 0.7, 1.5]),
     certainty=st.sampled_from([2.0, 8.0, 30.0]),
-    frequency_penalty=st.sampled_from([0.0, 1.0]),
-    stop=st.sampled_from([(), ("ef",), ("aa", "q")]),
+    sampling=st.builds(
+        Sampling,
+        temperature=st.sampled_from([0.0, 0.7, 1.5]),
+        seed=st.integers(0, 2**32 - 1),
+        frequency_penalty=st.sampled_from([0.0, 1.0]),
+        stop=st.sampled_from([(), ("ef",), ("aa", "q")]),
+        grammar=st.sampled_from(["", "", 'root ::= "abcabcabcabcabc"']),
+        max_output_tokens=st.integers(1, 90),
+        logprobs=st.just(True),
+        logit_bias=st.just({IM_END: 1.0}),
+    ),
 )
 def test_what_is_emitted_with_drafts_is_what_is_emitted_without(
-    prompts: list[str],
-    seed: int,
-    temperature: float,
-    certainty: float,
-    frequency_penalty: float,
-    stop: tuple[str, ...],
+    prompts: list[str], certainty: float, sampling: Sampling
 ) -> None:
-    sampling = Sampling(
-        temperature=temperature,
-        seed=seed,
-        frequency_penalty=frequency_penalty,
-        max_output_tokens=90,
-        stop=stop,
-        logit_bias={IM_END: 1.0},
-    )
     assert answers(True, prompts, sampling, certainty) == answers(False, prompts, sampling, certainty)
 
 
@@ -458,9 +457,9 @@ def test_drafts_at_the_edge_of_the_cells_push_nobody_out() -> None:
 # Deadlines.
 
 
-def at_pace(slots: int = 1, **shape: int) -> DrivenCore:
+def at_pace(slots: int = 1, cells: int = 2_048, places: PlaceLimits | None = None) -> DrivenCore:
     """A core that knows how long its steps take."""
-    driven = DrivenCore(slots=slots, **shape)  # type: ignore[arg-type]
+    driven = DrivenCore(slots=slots, cells=cells, places=places)
     for number in range(4):
         driven.submit(str(number) * 100, "z", 20)
     driven.run()
@@ -498,6 +497,21 @@ def test_what_is_cached_counts_towards_a_deadline() -> None:
     assert warm.done is not None
 
 
+def test_what_the_host_has_counts_towards_a_deadline() -> None:
+    places = PlaceLimits(spare_slots=0, headroom_tokens=16, host_cache_bytes=1 << 20)
+    driven = at_pace(cells=512, places=places)
+    driven.submit("y" * 400, output=1)
+    driven.run()
+    driven.submit("z" * 400, "b", 1)
+    driven.run()
+    assert driven.core.snapshot().host_cache_bytes > 0
+    driven.clock.now += 1.0
+    warm = driven.submit("y" * 400 + "?", output=1, deadline_s=0.2)
+    end_idle(driven)
+    assert warm.cached >= 392
+    assert warm.ttft_s < 0.2
+
+
 def test_a_request_at_the_end_of_a_slow_line_is_refused_early() -> None:
     driven = at_pace()
     line = [driven.submit("go", output=100) for _ in range(12)]
@@ -519,6 +533,21 @@ def test_requests_refused_before_it_keep_nobody_from_his_deadline() -> None:
     assert all(isinstance(reader.error, DeadlineUnreachable) for reader in hopeless)
     assert feasible.done is not None
     assert feasible.ttft_s < 1.5
+
+
+def test_a_line_that_moves_in_bursts_refuses_nobody_who_would_be_in_time() -> None:
+    def last_of_a_burst(deadline_s: float | None) -> Reader:
+        driven = at_pace(slots=4)
+        line = [driven.submit(f"{number} goes on", output=100) for number in range(12)]
+        driven.run(lambda: line[8].output_tokens > 80)
+        for number in range(3):
+            driven.submit(f"{number} comes before", output=100)
+        late = driven.submit("late", output=1, deadline_s=deadline_s)
+        end_idle(driven)
+        return late
+
+    needed_s = last_of_a_burst(None).ttft_s
+    assert last_of_a_burst(1.5 * needed_s).error is None
 
 
 @pytest.mark.parametrize("cost", [StepCost(0.008, 0.00005, 0.00001), StepCost(0.02, 0.002, 0.0001), StepCost()])

@@ -12,12 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from redoma_kit.errors import DomainError
 from redoma_model.engine.adapters import LoadedAdapter
+from redoma_model.engine.backend import DecodeFailed
+from redoma_model.engine.cells import OutOfCells
 from redoma_model.engine.pace import PaceLimits
 from redoma_model.engine.places import PlaceLimits
 from redoma_model.engine.scheduler import QUANTUM
 from redoma_model.engine.stream import Delta, Done, FinishReason, Started
-from redoma_model.errors import DeadlineUnreachable
+from redoma_model.errors import DeadlineUnreachable, GenerationFailed, TenantPurged
 from redoma_model.journal import Ending
 from tests.fakes.driven_core import DrivenCore, Reader, StepCost
 
@@ -98,6 +101,12 @@ SHAPES = st.builds(
 )
 
 
+# What goes wrong before which step, or which tenant is purged.
+EVENTS = st.lists(
+    st.tuples(st.integers(0, 80), st.sampled_from(["fails", "no cells", "purge t0", "purge t1"])), max_size=5
+)
+
+
 def prompt_of(arrival: Arrival) -> str:
     ask = f"say:{'answer ' * 9}"[: 4 + arrival.output] if arrival.scripted else ""
     return f"{PREFIXES[arrival.prefix]}{'word' * 40}"[: arrival.length] + ask
@@ -130,6 +139,8 @@ def check_books(driven: DrivenCore) -> None:
     snapshot = driven.core.snapshot()
     assert snapshot.used_cells == driven.backend.held_cells
     assert snapshot.used_cells <= snapshot.cells
+    assert sum(tenant.used_cells for tenant in snapshot.tenants) == snapshot.used_cells
+    assert sum(tenant.cached_cells for tenant in snapshot.tenants) == snapshot.cached_cells
     assert snapshot.running + snapshot.waiting + snapshot.preempted == sum(
         not reader.ended for reader in driven.readers.values()
     )
@@ -160,15 +171,14 @@ def check_ending(driven: DrivenCore, reader: Reader) -> None:
         assert deltas <= limit
         assert request.pooled or (reader.done.finish_reason is FinishReason.STOP or deltas == limit)
     elif reader.error is not None:
-        assert isinstance(reader.error, DeadlineUnreachable)
         assert ending is Ending.INTERRUPTED
-        assert reader.started is None
+        assert reader.started is None or not isinstance(reader.error, DeadlineUnreachable)
     else:
         assert reader.cancelled
         assert ending is Ending.CANCELLED
 
 
-def play(shape: Shape, script: list[Arrival], folder: Path) -> DrivenCore:
+def play(shape: Shape, script: list[Arrival], events: list[tuple[int, str]], folder: Path) -> DrivenCore:
     """Plays a script and checks the books after every step."""
     driven = core_of(shape)
     adapters = adapters_of(driven, folder)
@@ -191,21 +201,39 @@ def play(shape: Shape, script: list[Arrival], folder: Path) -> DrivenCore:
         for at, reader in cancels:
             if at == driven.steps:
                 driven.cancel(reader)
+        for at, what in events:
+            if at == driven.steps:
+                happen(driven, what)
         if not driven.core.idle:
             driven.step()
         check_books(driven)
         assert driven.steps < 60 * (len(script) + 1) * 8, "no end in sight"
+    driven.backend.faults.clear()
     return driven
 
 
+def happen(driven: DrivenCore, what: str) -> None:
+    """Lets the next step fail, or purges a tenant."""
+    if what == "fails":
+        driven.backend.faults.append(DecodeFailed("once"))
+    elif what == "no cells":
+        driven.backend.faults.append(OutOfCells())
+    else:
+        driven.purge(what.removeprefix("purge "))
+
+
 @settings(max_examples=120, deadline=None)
-@given(shape=SHAPES, script=st.lists(ARRIVALS, min_size=1, max_size=14))
+@given(shape=SHAPES, script=st.lists(ARRIVALS, min_size=1, max_size=14), events=EVENTS)
 def test_every_request_ends_once_and_nothing_leaks(
-    shape: Shape, script: list[Arrival], tmp_path_factory: pytest.TempPathFactory
+    shape: Shape, script: list[Arrival], events: list[tuple[int, str]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    driven = play(shape, script, tmp_path_factory.mktemp("adapters"))
+    driven = play(shape, script, events, tmp_path_factory.mktemp("adapters"))
+    allowed: set[type[DomainError]] = {DeadlineUnreachable}
+    allowed |= {TenantPurged} if any("purge" in what for _, what in events) else set()
+    allowed |= {GenerationFailed} if any("purge" not in what for _, what in events) else set()
     for reader in driven.readers.values():
         check_ending(driven, reader)
+        assert reader.error is None or type(reader.error) in allowed
     assert len(driven.core.ended) == len(script)
     assert sorted(driven.usage.opened_ids) == sorted(driven.usage.endings)
     driven.core.check_idle()
@@ -466,8 +494,8 @@ def one_at_a_time(driven: DrivenCore, flood: Flood | None, requests: int, output
     return sorted(ttfts)[requests // 2], sorted(rates)[requests // 2]
 
 
-@pytest.mark.parametrize(("streams", "times"), [(16, 2.5), (64, 4.0)])
-def test_a_flood_hardly_delays_anothers_first_token(streams: int, times: float) -> None:
+@pytest.mark.parametrize("streams", [16, 64])
+def test_a_flood_hardly_delays_anothers_first_token(streams: int) -> None:
     def machine() -> DrivenCore:
         return DrivenCore(slots=16, cells=16_384, places=PlaceLimits())
 
@@ -486,7 +514,8 @@ def test_a_flood_hardly_delays_anothers_first_token(streams: int, times: float) 
     before, begun = flood.output_tokens, driven.clock.now
     ttft_s, rate = one_at_a_time(driven, flood, 20)
     seconds = driven.clock.now - begun
-    assert ttft_s <= times * idle_s
+    # What is promised of a real machine is 2.5 times.
+    assert ttft_s <= 1.8 * idle_s
     # "a" loses the time that "b"'s tokens take, and hardly more.
     cost = StepCost()
     left = 1 - 20 * (40 * cost.prompt_s + 20 * cost.row_s) / seconds

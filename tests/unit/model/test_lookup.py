@@ -45,6 +45,11 @@ def test_proposes_nothing_that_never_stood_before() -> None:
         assert PromptLookup([7] * length).draft(4, always) == ()
 
 
+def test_a_short_period_goes_on_as_long_as_it_pays() -> None:
+    assert PromptLookup([5, 1, 2, 1, 2, 1, 2]).draft(5, always) == (1, 2, 1, 2, 1)
+    assert PromptLookup([7, 7, 7, 7]).draft(3, always) == (7, 7, 7)
+
+
 def test_sees_what_is_appended_to_the_tokens() -> None:
     tokens = [1, 2, 3]
     lookup = PromptLookup(tokens)
@@ -119,5 +124,6 @@ def test_drafts_are_always_bounded_and_a_quote(
         drafts = lookup.draft(most, above(least))
         assert len(drafts) <= most
         if drafts:
-            quote = [*tokens[-NGRAM:], *drafts]
-            assert any(tokens[at : at + len(quote)] == quote for at in range(len(tokens) - len(quote) + 1))
+            # Of the text with the drafts: one that repeats itself in a short period goes on so.
+            text, size = [*tokens, *drafts], NGRAM + len(drafts)
+            assert any(text[at : at + size] == text[-size:] for at in range(len(text) - size))

@@ -141,6 +141,12 @@ class EngineCore:
         for sequence in list(self._streams):
             self._fail(sequence, error)
 
+    def abandon(self, error: DomainError) -> None:
+        """Sends `error` to every request that has not ended, and frees nothing."""
+        self.outbox += ((stream, error) for stream in self._sequences)
+        self._sequences.clear()
+        self._streams.clear()
+
     def purge(self, tenant: str) -> Purged:
         """Ends the requests of a tenant and drops all that was computed for it."""
         cells, swapped_bytes = self._places.used_cells, self._places.swapped_bytes
@@ -399,9 +405,11 @@ class EngineCore:
             return
         self._deadlines_at = now + DEADLINES_EVERY_S
         for line in list(self._scheduler.lines()):
-            place = 0
+            # As many as there are slots may be let in at once.
+            place = 1 - self._scheduler.capacity.slots
             for sequence in list(line.waiting):
-                place += not self._refuse_if_hopeless(sequence, place * line.interval_s / 2, now)
+                queue_s = max(0, place) * line.interval_s / 2
+                place += not self._refuse_if_hopeless(sequence, queue_s, now)
 
     def _refuse_if_hopeless(self, sequence: Sequence, queue_s: float, now: float) -> bool:
         """Ends a request that can't give its first token before its deadline, and tells whether it did."""

@@ -74,14 +74,16 @@ class _Room:
         with self._lock:
             self._check(tenant, coming)
 
-    def enter(self, tenant: str) -> None:
-        """Counts a request in. Raises QueueFull, or ShuttingDown once closed."""
+    def enter(self, tenant: str, put: Callable[[], None]) -> None:
+        """Counts a request in and puts it where the thread finds it. Raises QueueFull, or ShuttingDown once closed."""
         with self._lock:
             if self.closed:
                 raise ShuttingDown()
             self._check(tenant, 0)
             self._all += 1
             self._by_tenant[tenant] = self._by_tenant.get(tenant, 0) + 1
+            # Under the lock: what is put was put before the room was closed, so that it is found and ended.
+            put()
 
     def leave(self, tenant: str) -> None:
         """Counts a request out."""
@@ -228,8 +230,8 @@ class Engine:
         if self._state is EngineState.LOADING:
             raise ModelLoading()
         stream = Stream(self._limits.max_undelivered_tokens)
-        self._room.enter(request.tenant)
-        self._inbox.put(_Submit(request, stream, self._clock(), deadline))
+        submitted = _Submit(request, stream, self._clock(), deadline)
+        self._room.enter(request.tenant, lambda: self._inbox.put(submitted))
         return stream
 
     def cancel(self, stream: Stream) -> None:
@@ -327,9 +329,16 @@ class Engine:
             _log.exception("The engine's thread died.")
             failure = error
         finally:
-            self._close(core, ShuttingDown() if failure is None else GenerationFailed())
-            backend.close()
-            self._tell(self._ended.set_result, failure)
+            self._state = EngineState.STOPPED
+            self._room.close()
+            try:
+                self._close(core, failure)
+                backend.close()
+            except BaseException as error:
+                _log.exception("The engine could not be taken down in order.")
+                failure = failure or error
+            finally:
+                self._tell(self._ended.set_result, failure)
 
     def _serve(self, core: EngineCore) -> None:
         check_at = 0.0
@@ -355,18 +364,23 @@ class Engine:
             case _Run(job):
                 job(core)
 
-    def _close(self, core: EngineCore, error: DomainError) -> None:
-        """Ends what is there and what still comes in."""
-        self._state = EngineState.STOPPED
-        self._room.close()
+    def _close(self, core: EngineCore, failure: BaseException | None) -> None:
+        """Ends what is there and what came in last. After a failure nothing is freed, as the books may be wrong."""
+        error = ShuttingDown() if failure is None else GenerationFailed()
+        late: list[tuple[Stream, Event | DomainError]] = []
         while not self._inbox.empty():
-            command = self._inbox.get()
-            if isinstance(command, _Run):
-                command.refuse(error)
-            elif not isinstance(command, _Stop):
-                self._obey(core, command)
-        core.end_all(error)
-        self._flush(core)
+            match self._inbox.get():
+                case _Submit(stream=stream):
+                    late.append((stream, error))
+                case _Run(refuse=refuse):
+                    refuse(error)
+        try:
+            if failure is None:
+                core.end_all(error)
+        finally:
+            core.abandon(error)
+            core.outbox += late
+            self._flush(core)
 
     def _flush(self, core: EngineCore) -> None:
         # First, so that whoever reads the last event of a request finds its place free.

@@ -80,7 +80,7 @@ class Places:
                 return True
         partition, weight = self._partition(sequence), sequence.request.weight
         if self._caches(sequence):
-            free = max(0, self.free_cells)
+            free = self._make_room_for_saved(partition, sequence)
             lease = self.cache.acquire(partition, weight, sequence.tokens, sequence.slot, free_cells=free)
         else:
             lease = self.cache.empty_lease(partition, weight)
@@ -141,7 +141,7 @@ class Places:
         """Gives how many leading tokens of a waiting sequence's prompt its tenant's cache would spare it."""
         if not self._caches(sequence):
             return 0
-        return self.cache.match(self._partition(sequence), sequence.request.prompt)
+        return self.cache.match(self._partition(sequence), sequence.request.prompt, with_saved=True)
 
     def check_idle(self) -> None:
         """Raises RuntimeError when something is held although there is no request: a defect."""
@@ -149,6 +149,14 @@ class Places:
         if held or self.swapped_bytes or not self.scheduler.all_slots_free:
             raise RuntimeError(f"leaked: cells of the slots {held}, {self.swapped_bytes} swapped bytes, or a slot")
         self.cache.check()
+
+    def _make_room_for_saved(self, partition: Partition, sequence: Sequence) -> int:
+        """Drops other cached prefixes for what the host tier has of a sequence's, and gives the cells that are free."""
+        cache, tokens = self.cache, sequence.tokens
+        saved = cache.match(partition, tokens, with_saved=True) - cache.match(partition, tokens)
+        if saved > self.free_cells:
+            cache.evict(saved - self.free_cells, sequence.request.tenant)
+        return max(0, self.free_cells)
 
     def _swap_in(self, sequence: Sequence) -> bool:
         """Brings a swapped sequence's cells back; one whose cells find no place after all is to be computed again."""

@@ -86,17 +86,18 @@ class PrefixCache:
                 public, longest = index, node.end
         return Partition(tenant, adapter, public)
 
-    def match(self, partition: Partition, tokens: Sequence[int]) -> int:
+    def match(self, partition: Partition, tokens: Sequence[int], with_saved: bool = False) -> int:
         """Gives how many leading tokens, public prefix included, the KV cache has for `acquire`; touches nothing.
 
-        At least one token is left to compute. What the host tier has doesn't count: restoring it takes cells.
+        At least one token is left to compute. What the host tier has counts if asked for: restoring it takes cells.
 
         Raises:
             ValueError: The tokens don't begin with the partition's public prefix.
         """
         begin = self._begin(partition, tokens)
         root = self._roots.get(partition)
-        return find(root, tokens, _whole_blocks(begin, len(tokens) - 1)).end if root else begin
+        limit = _whole_blocks(begin, len(tokens) - 1)
+        return find(root, tokens, limit, with_saved).end if root else begin
 
     def kept_cells(self, leases: Iterable[Lease], partition: Partition, tokens: Sequence[int]) -> tuple[int, int]:
         """Gives the cells that stay when all that can be is evicted but for these leases and a match of `tokens`,

@@ -169,14 +169,17 @@ class Match:
     saved: Node | None = None
 
 
-def find(root: Node, tokens: Sequence[int], limit: int) -> Match:
-    """Looks `tokens` up in a tree, in whole blocks after the root's position and at most to `limit`."""
+def find(root: Node, tokens: Sequence[int], limit: int, through_saved: bool = False) -> Match:
+    """Looks `tokens` up in a tree, in whole blocks after the root's position and at most to `limit`.
+
+    It stops at a saved node, unless it is to go on through those.
+    """
     node, at = root, root.end
     while at == node.end and at < limit:
         child = node.children.get(tuple(tokens[at : at + BLOCK_TOKENS]))
         if child is None:
             break
-        if not child.resident:
+        if not child.resident and not through_saved:
             return Match(node, at, child)
         node, at = child, child.reach(tokens, limit)
     return Match(node, at)

@@ -212,11 +212,16 @@ class Scheduler:
         mine, theirs = line.account, other.account
         if mine.counter > theirs.counter:
             return False
-        if not line.running and not sequence.is_preempted:
+        if not line.running and not sequence.is_preempted and not self._poorer_preempted(mine):
             return True
         if (len(line.running) + 1) * theirs.weight <= (theirs_running - 1) * mine.weight:
             return True
         return theirs.counter - mine.counter >= QUANTUM / mine.weight
+
+    def _poorer_preempted(self, mine: Account) -> bool:
+        """Tells whether another tenant, no richer, waits for a place that it gave up."""
+        lines = (line for line in self._lines.values() if line.waiting and line.account is not mine)
+        return any(line.waiting[0].is_preempted and line.account.counter <= mine.counter for line in lines)
 
     def _poorest(self, stuck: set[str]) -> Line | None:
         waiting = (line for tenant, line in self._lines.items() if line.waiting and tenant not in stuck)
