@@ -20,12 +20,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from redoma_model.engine.hardware import share_cores
 from redoma_model.process import SWITCH_INTERVAL_S
-from tests.bench.catalogue import BENCHES
+from tests.bench.catalogue import BENCHES, MODEL
 from tests.bench.findings import Findings, Plan, goals_table
 from tests.bench.machine import commit, this_machine
 from tests.bench.report import QUICK_RESULTS, RESULTS, Entry, Results, make_console, place_of, results_of, show
 
-MODEL = Path(".tools/models/SmolLM2-135M-Instruct.Q4_1.gguf")
 DEFAULT_ROUNDS = 3
 
 
@@ -37,8 +36,13 @@ def run_one(name: str, plan: Plan) -> Entry:
     return Entry(taken_at, commit(), plan.rounds, plan.quick, findings)
 
 
-def run_all(names: Sequence[str], arguments: argparse.Namespace, console: Console) -> Results:
-    """Runs benches one after the other; each one's figures are kept before the next begins."""
+def run_all(names: Sequence[str], arguments: argparse.Namespace, console: Console) -> tuple[Results, list[str]]:
+    """Runs benches one after the other; each one's figures are kept before the next begins.
+
+    Returns:
+        The results with theirs, and the names of those that failed.
+    """
+    failed: list[str] = []
     results = results_of(this_machine(arguments.model), arguments.results)
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
@@ -50,14 +54,20 @@ def run_all(names: Sequence[str], arguments: argparse.Namespace, console: Consol
                 progress.update(bar, description=f"{name}: {text}")
 
             tell("starting")
-            entry = run_one(name, Plan(arguments.model, arguments.rounds, arguments.quick, tell))
+            try:
+                entry = run_one(name, Plan(arguments.model, arguments.rounds, arguments.quick, tell))
+            except Exception:
+                console.print_exception()
+                failed.append(name)
+                progress.advance(bar)
+                continue
             results = results.with_entry(entry)
             results.save(arguments.results)
             for table in entry.findings.tables:
                 show(table, console)
             console.print(f"{name} took {time.monotonic() - began:.0f} s.", style="dim")
             progress.advance(bar)
-    return results
+    return results, failed
 
 
 def main() -> None:
@@ -81,10 +91,12 @@ def main() -> None:
     # llama.cpp's remarks on a context that many sequences share.
     logging.getLogger().setLevel(logging.ERROR)
     console = make_console()
-    results = run_all(names, arguments, console)
-    ran = [results.entries[name].findings for name in names]
+    results, failed = run_all(names, arguments, console)
+    ran = [results.entries[name].findings for name in names if name not in failed]
     show(goals_table(ran), console)
     console.print(f"Kept in {arguments.results}.", style="dim")
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
     if arguments.publish:
         from tests.bench.publish import DOCS, publish
 

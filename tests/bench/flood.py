@@ -76,7 +76,7 @@ async def run(plan: Plan) -> Findings:
     evenness: dict[str, list[float]] = {}
     async with AsyncExitStack() as stack:
         local = await Workshop(plan.model, stack).engine("engine", slots=SLOTS)
-        site = stack.enter_context(running_site(EQUALS[2:], slots=SLOTS))
+        site = stack.enter_context(running_site(plan.model, EQUALS[2:], slots=SLOTS))
         ways = await site_targets(site.site, site.keys, stack)
         for target in (local, ways.sse):
             seen += await _flood(plan, target)

@@ -28,7 +28,7 @@ async def run(plan: Plan) -> Findings:
     """Sends requests and weighs the process."""
     weights: dict[int, int] = {}
     async with AsyncExitStack() as stack:
-        site = stack.enter_context(running_site())
+        site = stack.enter_context(running_site(plan.model))
         ways = await site_targets(site.site, site.keys, stack)
         process = site.site.processes()["model"]
         stops = plan.pick(STOPS, (10, 30))

@@ -69,10 +69,12 @@ class Results:
 
 
 def read_results(path: Path) -> Results | None:
-    """Reads results; None when there are none."""
+    """Reads results; None when there are none, or only some of another form."""
     if not path.is_file():
         return None
     content = json.loads(path.read_text())
+    if "entries" not in content:
+        return None
     entries = {name: Entry.from_json(entry) for name, entry in content["entries"].items()}
     return Results(Machine(**content["machine"]), entries)
 

@@ -23,16 +23,18 @@ class BenchSite:
 
 
 @contextmanager
-def running_site(tenants: Sequence[str] = (), **model_settings: object) -> Iterator[BenchSite]:
+def running_site(model: Path, tenants: Sequence[str] = (), **model_settings: object) -> Iterator[BenchSite]:
     """Starts a site and stops it at the end.
 
     Args:
+        model: The GGUF file to serve.
         tenants: To be made besides the two of the demonstration, acme and globex.
         model_settings: Settings of the model service that differ from its defaults.
     """
     with tempfile.TemporaryDirectory(prefix="redoma-bench-", ignore_cleanup_errors=True) as folder:
         metrics_port = free_port()
         environment = site_environment(Path(folder)) | {"REDOMA_MODEL_METRICS__LISTEN": f"127.0.0.1:{metrics_port}"}
+        environment["REDOMA_MODEL"] = str(model.resolve())
         environment |= {f"REDOMA_MODEL_{name.upper()}": str(value) for name, value in model_settings.items()}
         site = Site(Path(folder), environment, metrics_port)
         try:

@@ -8,6 +8,8 @@ for, or a client saw an error that a full site does not owe it.
 import argparse
 import asyncio
 import random
+import re
+import shutil
 import sys
 import time
 from collections import Counter
@@ -21,6 +23,7 @@ import openai
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from redoma.model.v1 import engine_pb2_grpc
+from tests.bench.catalogue import MODEL
 from tests.bench.findings import Findings, Table
 from tests.bench.machine import commit, this_machine
 from tests.bench.prompts import Prompts
@@ -36,6 +39,9 @@ SETTINGS = {"max_waiting_per_tenant": 16, "host_cache_mib": 64}
 ORDINARY_MINUTES = 30.0
 SAMPLE_S = 2.0
 MOST_SHOWN = 20
+LOGS = Path("build/bench/soak-log")
+# Told apart, each failure would be a problem of its own.
+REQUEST_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 ABOUT = (
     "{minutes:g} minutes of mixed load by {clients} clients of four tenants, each visit chosen at random: answers of "
     "random length, long prompts, several turns, forms, embeddings, conversations by gRPC, deadlines too short, "
@@ -94,7 +100,8 @@ async def _keep_visiting(guest: Guest, record: Record) -> None:
             outcome = await guarded(visit, guest)
         except Exception as error:
             outcome = "failed"
-            record.problems[f"{visit.__name__}: {type(error).__name__}: {error!s:.300}"] += 1
+            text = REQUEST_ID.sub("…", f"{error!s:.300}")
+            record.problems[f"{visit.__name__}: {type(error).__name__}: {text}"] += 1
         record.outcomes[visit.__name__, outcome] += 1
 
 
@@ -173,16 +180,18 @@ def main() -> None:
     console = make_console()
     percentage, description = TextColumn("{task.percentage:.0f} %"), TextColumn("{task.description}")
     progress = Progress(BarColumn(), percentage, description, TimeRemainingColumn(), console=console)
-    with running_site(MORE_TENANTS, **SETTINGS) as site, progress:
+    with running_site(MODEL, MORE_TENANTS, **SETTINGS) as site, progress:
         taken_at = datetime.now(UTC).isoformat(timespec="seconds")
         record, memories = asyncio.run(soak(site, arguments, progress))
-        results = results_of(this_machine(Path(site.site.env["REDOMA_MODEL"])), path)
+        if record.problems:
+            shutil.copytree(site.site.home / "log", LOGS, dirs_exist_ok=True)
+        results = results_of(this_machine(MODEL), path)
     findings = findings_of(record, memories, arguments)
     results.with_entry(Entry(taken_at, commit(), 1, is_short, findings)).save(path)
     for table in findings.tables:
         show(table, console)
     if record.problems:
-        sys.exit("The soak found problems.")
+        sys.exit(f"The soak found problems; the site's logs are in {LOGS}.")
     console.print("Nothing leaked, nothing is stuck, and no client saw an error that it was not owed.")
 
 

@@ -6,8 +6,8 @@ import os
 import random
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from redoma.chat.v1 import conversation_pb2, conversation_pb2_grpc, message_pb2,
 from redoma.common.v1 import sampling_pb2
 from tests.bench.load import Ask
 from tests.bench.prompts import Prompts
-from tests.bench.targets import EdgeSse, completion_options
+from tests.bench.targets import EdgeSse, completion_body, completion_request
 
 VICTIM = Path(__file__).with_name("soak_victim.py")
 # Ways of being refused that a full site owes its callers.
@@ -125,34 +125,39 @@ async def embed(guest: Guest) -> str:
 
 async def converse(guest: Guest) -> str:
     """Keeps a conversation by gRPC, and deletes it at the end."""
-    conversations = conversation_pb2_grpc.ConversationServiceStub(guest.channel)
-    chat = message_pb2_grpc.ChatServiceStub(guest.channel)
-    creation = conversation_pb2.CreateConversationRequest(parent="tenants/-")
-    name = (await conversations.CreateConversation(creation, metadata=guest.bearer)).conversation.name
-    try:
+    async with _conversation(guest) as name:
         for _ in range(guest.chance.randint(1, 3)):
-            options = sampling_pb2.SamplingOptions(max_output_tokens=guest.chance.randint(1, 60))
-            content = guest.prompts.passage(guest.chance.randint(3, 40))
-            request = message_pb2.SendMessageRequest(conversation=name, content=content, sampling=options)
-            async for _ in chat.SendMessage(request, metadata=guest.bearer):
-                pass
-    finally:
-        deletion = conversation_pb2.DeleteConversationRequest(name=name)
-        await conversations.DeleteConversation(deletion, metadata=guest.bearer)
+            await _send(guest, name, sampling_pb2.SamplingOptions(max_output_tokens=guest.chance.randint(1, 60)))
     return OK
 
 
 async def hurry(guest: Guest) -> str:
     """Asks for more than there is time for."""
+    async with _conversation(guest) as name:
+        options = sampling_pb2.SamplingOptions(max_output_tokens=400, ignore_eos=True)
+        await _send(guest, name, options, timeout_s=guest.chance.uniform(0.05, 2))
+    return OK
+
+
+@asynccontextmanager
+async def _conversation(guest: Guest) -> AsyncIterator[str]:
+    """Gives the name of a conversation, which is deleted at the end."""
     conversations = conversation_pb2_grpc.ConversationServiceStub(guest.channel)
-    chat = message_pb2_grpc.ChatServiceStub(guest.channel)
     creation = conversation_pb2.CreateConversationRequest(parent="tenants/-")
     name = (await conversations.CreateConversation(creation, metadata=guest.bearer)).conversation.name
-    options = sampling_pb2.SamplingOptions(max_output_tokens=400, ignore_eos=True)
-    request = message_pb2.SendMessageRequest(conversation=name, content=guest.prompts.passage(20), sampling=options)
-    async for _ in chat.SendMessage(request, metadata=guest.bearer, timeout=guest.chance.uniform(0.05, 2)):
+    try:
+        yield name
+    finally:
+        deletion = conversation_pb2.DeleteConversationRequest(name=name)
+        await conversations.DeleteConversation(deletion, metadata=guest.bearer)
+
+
+async def _send(guest: Guest, name: str, options: sampling_pb2.SamplingOptions, timeout_s: float | None = None) -> None:
+    content = guest.prompts.passage(guest.chance.randint(3, 40))
+    request = message_pb2.SendMessageRequest(conversation=name, content=content, sampling=options)
+    chat = message_pb2_grpc.ChatServiceStub(guest.channel)
+    async for _ in chat.SendMessage(request, metadata=guest.bearer, timeout=timeout_s):
         pass
-    return OK
 
 
 async def leave(guest: Guest) -> str:
@@ -186,10 +191,8 @@ async def dawdle(guest: Guest) -> str:
     loop = asyncio.get_running_loop()
     try:
         await loop.sock_connect(connection, (host, int(port)))
-        content = _body(guest, 1_500)
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {guest.key}\r\n"
-        head += f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\nConnection: close\r\n\r\n"
-        await loop.sock_sendall(connection, head.encode() + content)
+        ask = Ask(guest.tenant, guest.prompts.turns(guest.prompts.passage(20)), 1_500)
+        await loop.sock_sendall(connection, completion_request(host, guest.key, ask))
         for _ in range(guest.chance.randint(5, 60)):
             if not await loop.sock_recv(connection, 512):
                 break
@@ -201,6 +204,7 @@ async def dawdle(guest: Guest) -> str:
 
 async def die(guest: Guest) -> str:
     """Is a process that is killed while it reads."""
+    ask = Ask(guest.tenant, guest.prompts.turns(guest.prompts.passage(20)), 400)
     host, port = guest.address.split(":")
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, str(VICTIM), host, port),
@@ -211,7 +215,7 @@ async def die(guest: Guest) -> str:
     )
     assert process.stdin is not None and process.stdout is not None
     try:
-        process.stdin.write(_body(guest, 400))
+        process.stdin.write(completion_body(ask))
         process.stdin.close()
         status = (await process.stdout.readline()).decode().strip()
         await asyncio.sleep(guest.chance.uniform(0, 1))
@@ -229,12 +233,6 @@ async def burst(guest: Guest) -> str:
     visits = (guarded(answer, guest) for _ in range(BURST))
     outcomes = await asyncio.gather(*visits)
     return REFUSED if REFUSED in outcomes else OK
-
-
-def _body(guest: Guest, tokens: int) -> bytes:
-    ask = Ask(guest.tenant, guest.prompts.turns(guest.prompts.passage(20)), tokens)
-    messages = [{"role": role, "content": content} for role, content in ask.turns]
-    return json.dumps({"messages": messages} | completion_options(ask)).encode()
 
 
 async def guarded(visit: Callable[[Guest], Awaitable[str]], guest: Guest) -> str:

@@ -158,15 +158,9 @@ class EdgeSse(_OfSite):
     async def open(self, ask: Ask) -> AsyncGenerator[Arrival, None]:
         """Posts to /v1/chat/completions."""
         host, port = self._address.split(":")
-        body = {"messages": [{"role": role, "content": content} for role, content in ask.turns]}
-        content = json.dumps(body | completion_options(ask)).encode()
-        head = (
-            f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {self._keys[ask.tenant]}\r\n"
-        )
-        head += f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\nConnection: close\r\n\r\n"
         reader, writer = await asyncio.open_connection(host, int(port))
         try:
-            writer.write(head.encode() + content)
+            writer.write(completion_request(host, self._keys[ask.tenant], ask))
             status = await reader.readline()
             if b" 200 " not in status:
                 raise RuntimeError(f"{self.name} answered {status.decode().strip()}: {(await reader.read()).decode()}")
@@ -250,15 +244,25 @@ async def site_targets(site: Site, keys: Mapping[str, str], stack: AsyncExitStac
     )
 
 
-def completion_options(ask: Ask) -> dict[str, object]:
-    """Gives the fields of a chat completion's body that say how to answer."""
-    return {
+def completion_request(host: str, key: str, ask: Ask) -> bytes:
+    """Gives a whole HTTP request for a chat completion, after whose answer the connection is closed."""
+    content = completion_body(ask)
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {key}\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\nConnection: close\r\n\r\n"
+    return head.encode() + content
+
+
+def completion_body(ask: Ask) -> bytes:
+    """Gives the body of a chat completion."""
+    body = {
+        "messages": [{"role": role, "content": content} for role, content in ask.turns],
         "max_tokens": ask.tokens,
         "temperature": ask.temperature,
         "stream": True,
         "stream_options": {"include_usage": True},
         "ignore_eos": True,
     }
+    return json.dumps(body).encode()
 
 
 def _text(line: bytes) -> str:

@@ -48,7 +48,7 @@ Samples = Mapping[tuple[str, int], Sequence[Sample]]
 async def run(plan: Plan) -> Findings:
     """Measures every target at every concurrency, in turns."""
     async with AsyncExitStack() as stack:
-        site = stack.enter_context(running_site(slots=SLOTS, kv_cells=CELLS))
+        site = stack.enter_context(running_site(plan.model, slots=SLOTS, kv_cells=CELLS))
         ways = await site_targets(site.site, site.keys, stack)
         local = await Workshop(plan.model, stack).engine(ENGINE, slots=SLOTS, kv_cells=CELLS)
         step_tokens = local.settings.effective_step_tokens

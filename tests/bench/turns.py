@@ -39,7 +39,7 @@ async def run(plan: Plan) -> Findings:
     answered: list[Answered] = []
     async with AsyncExitStack() as stack:
         local = await Workshop(plan.model, stack).engine("engine")
-        site = stack.enter_context(running_site())
+        site = stack.enter_context(running_site(plan.model))
         ways = await site_targets(site.site, site.keys, stack)
         for number in range(plan.rounds):
             for target in (local, ways.sse):

@@ -77,6 +77,12 @@ def test_results_of_another_machine_do_not_count(tmp_path: Path) -> None:
     assert not results_of(other, path).entries
 
 
+def test_results_of_another_form_do_not_count(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    path.write_text('{"rows": []}')
+    assert not results_of(MACHINE, path).entries
+
+
 def test_a_table_in_markdown_has_a_cell_for_each_heading() -> None:
     lines = grid(findings(1.0).tables[0]).strip().splitlines()
     assert {line.count("|") for line in lines} == {3}

@@ -1,6 +1,7 @@
 """The engine's core on a fake model: what is reused and by whom, what a fault costs, and what every ending frees."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -125,7 +126,7 @@ def short_of_places(swap_bytes: int, pooled: bool = False) -> tuple[DrivenCore, 
     """One slot, a request that runs in it, and another tenant's that takes it."""
     driven = DrivenCore(slots=1, places=PlaceLimits(spare_slots=0, swap_bytes=swap_bytes), pace=PaceLimits(64))
     first = driven.submit(HISTORY, "a", 40, pooled=pooled)
-    driven.run(lambda: (computed_tokens(driven) > 150) if pooled else first.output_tokens == 20)
+    driven.run(lambda: (computed_tokens(driven) > 100) if pooled else first.output_tokens == 20)
     driven.submit("say:quick", "b", None)
     return driven, first
 
@@ -170,6 +171,7 @@ def test_a_preempted_embedding_keeps_its_value(swap_bytes: int) -> None:
     expected = alone.submit(HISTORY, pooled=True)
     end_idle(driven)
     end_idle(alone)
+    assert driven.core.snapshot().preemptions == 1
     assert first.done is not None
     assert expected.done is not None
     assert first.done.embedding is not None
@@ -652,6 +654,40 @@ def test_what_failed_leaves_nothing_in_the_prefix_cache() -> None:
     driven.submit(HISTORY)
     end_idle(driven)
     assert driven.core.snapshot().cached_cells == 0
+
+
+def test_a_prompt_whose_logits_are_no_number_is_not_kept() -> None:
+    driven = DrivenCore()
+    driven.backend.bad_prompt = tuple(HISTORY.encode())
+    reader = driven.submit(HISTORY)
+    end_idle(driven)
+    assert isinstance(reader.error, GenerationFailed)
+    assert computed_tokens(driven) == len(HISTORY)
+    assert driven.core.snapshot().cached_cells == 0
+
+
+# Steps.
+
+
+def test_newcomers_in_a_row_leave_every_other_step_to_those_who_run() -> None:
+    driven = DrivenCore(slots=16, cells=8_192)
+    streams = [driven.submit(f"stream {number}", "a", 300) for number in range(8)]
+    driven.run(lambda: all(reader.output_tokens > 10 for reader in streams))
+    begun = len(driven.backend.steps)
+    newcomers = [driven.submit(f"{number} of a newcomer's short prompts", f"n{number}", 3) for number in range(6)]
+    driven.run(lambda: all(reader.ended for reader in newcomers))
+    alone = [len(step) == 1 for step in driven.backend.steps[begun:]]
+    assert sum(alone) >= 3
+    assert not any(earlier and later for earlier, later in pairwise(alone))
+
+
+def test_who_can_use_no_more_saves_nothing_up_against_who_could() -> None:
+    driven = DrivenCore(slots=4, cells=8_192, context_tokens=4_096, pace=PaceLimits(64, stretch=6.0))
+    driven.submit("one stream", "modest", 1_000)
+    driven.submit("x" * 3_000, "busy", 1)
+    driven.run(lambda: driven.core.snapshot().prefill_tokens > 900)
+    counters = {tenant.tenant: tenant.counter for tenant in driven.core.snapshot().tenants}
+    assert counters["busy"] - counters["modest"] <= 64
 
 
 # Preempting for nothing.

@@ -64,8 +64,9 @@ class Step:
     Attributes:
         chunks: At least one.
         alone: Whether a newcomer has it for itself.
-        whole: Tenants that got all they could use of it.
-        cut: Tenants that could have used more.
+        whole: Tenants that got all they could use of it, while others could have used more. Their counters are
+            lifted to those of the others: who declines service does not save it up.
+        cut: Those others.
     """
 
     lane: Lane

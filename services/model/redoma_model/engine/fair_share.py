@@ -91,10 +91,6 @@ class FairShare:
             if len(self._idle) > MAX_IDLE:
                 self._idle.popitem(last=False)
 
-    def forget(self, tenant: str) -> None:
-        """Forgets an idle tenant."""
-        self._idle.pop(tenant, None)
-
     def accounts(self) -> list[Account]:
         """Gives all accounts there are, those with the most service first."""
         return sorted((*self.active.values(), *self._idle.values()), key=lambda account: -account.counter)

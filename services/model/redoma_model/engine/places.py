@@ -2,6 +2,10 @@
 
 The scheduler says who gets a place and who gives one up; here it is paid for. Cells that nobody computes on hold cached
 prefixes until they are needed.
+
+A cell is in one of two books: the cache's (`cache.cells`), where a running sequence's first `lease.length` tokens
+are, or the sequence's own (`own_cells`), where the rest of what it computed is. What it may still need of its own is
+promised to it beforehand (`reserved_cells`), so that those let in later don't take it.
 """
 
 from collections.abc import Callable, Collection, Iterable

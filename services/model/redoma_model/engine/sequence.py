@@ -63,10 +63,11 @@ class Sequence:
         slot: Which sequence of the KV cache holds them; NO_SLOT when it does not run.
         lease: What it shares with the prefix cache; None when it does not run.
         saved: Its cells in host memory, while it is swapped.
-        charged: How many tokens of the prompt need not be charged to its tenant any more.
+        charged: How many leading tokens of the prompt were charged to its tenant or came from the cache. What is
+            computed again after it gave its cells up is not charged again.
         cached_tokens: Tokens of the prompt that were reused from its tenant's earlier requests.
         reserved_cells: Cells of its own that its admission counted on.
-        turn: The number of the last step it had a part in.
+        turn: The number of the last step it had a part in; 0 is none yet.
         hidden: Sum of the hidden states so far, of a pooled one.
     """
 
