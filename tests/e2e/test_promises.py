@@ -167,8 +167,11 @@ def test_storm_of_dropped_streams_leaves_nothing_behind(site: Site) -> None:
             thread.start()
         for thread in threads:
             thread.join()
-        for name in ("running_requests", "waiting_requests", "used_kv_cells"):
+        for name in ("running_requests", "waiting_requests"):
             wait_until(lambda name=name: site.metric(f"redoma_model_{name}") == 0, f"{name} to be 0")
+        # What is left is the cached prefixes', and nobody's else.
+        cells = [site.metric(f"redoma_model_{name}_kv_cells") for name in ("used", "cached")]
+        assert cells[0] == cells[1]
         return {name: len(os.listdir(f"/proc/{pids[name]}/fd")) for name in ("chat", "model", "tenant")}
 
     before = one_storm()

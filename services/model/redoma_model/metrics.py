@@ -20,6 +20,9 @@ class EngineMetrics:
         self.running = gauge("redoma_model_running_requests", "Requests in the batch.", _LABELS)
         self.waiting = gauge("redoma_model_waiting_requests", "Requests waiting for a place in the batch.", _LABELS)
         self.cells = gauge("redoma_model_used_kv_cells", "KV cells that hold a token.", _LABELS)
+        self.cached_cells = gauge(
+            "redoma_model_cached_kv_cells", "Those of them that hold cached prefixes, shared or not.", _LABELS
+        )
         self.input = counter("redoma_model_input_tokens", "Prompt tokens of admitted requests.", _LABELS)
         self.cached = counter(
             "redoma_model_cached_input_tokens", "Those of them that were reused from the tenant's requests.", _LABELS
@@ -46,6 +49,7 @@ class _ModelMetrics:
         self._running = metrics.running.labels(model)
         self._waiting = metrics.waiting.labels(model)
         self._cells = metrics.cells.labels(model)
+        self._cached_cells = metrics.cached_cells.labels(model)
         self._input = metrics.input.labels(model)
         self._cached = metrics.cached.labels(model)
         self._output = metrics.output.labels(model)
@@ -86,8 +90,9 @@ class _ModelMetrics:
         """Counts it."""
         self._ended.inc()
 
-    def occupied(self, running: int, waiting: int, used_cells: int) -> None:
+    def occupied(self, running: int, waiting: int, used_cells: int, cached_cells: int) -> None:
         """Sets the gauges."""
         self._running.set(running)
         self._waiting.set(waiting)
         self._cells.set(used_cells)
+        self._cached_cells.set(cached_cells)

@@ -456,7 +456,8 @@ class EngineCore:
         while self._preemptions_told < self._places.preemptions:
             self._preemptions_told += 1
             self._observer.preempted()
-        self._observer.occupied(len(self._scheduler.running), self._scheduler.waiting, self._places.used_cells)
+        running, waiting, cached = len(self._scheduler.running), self._scheduler.waiting, self._places.cache.cells
+        self._observer.occupied(running, waiting, self._places.used_cells, cached)
 
 
 def _done(sequence: Sequence, reason: FinishReason) -> Done:

@@ -19,12 +19,12 @@ class EngineObserver(Protocol):
         """A step was computed."""
 
     def preempted(self) -> None:
-        """A request gave its cells up and will be computed again."""
+        """A request gave its place up for a time."""
 
     def ended(self, output_tokens: int) -> None:
         """A request ended, however it did."""
 
-    def occupied(self, running: int, waiting: int, used_cells: int) -> None:
+    def occupied(self, running: int, waiting: int, used_cells: int, cached_cells: int) -> None:
         """This is in use now."""
 
 
@@ -49,5 +49,5 @@ class SilentObserver:
     def ended(self, output_tokens: int) -> None:
         """Ignores it."""
 
-    def occupied(self, running: int, waiting: int, used_cells: int) -> None:
+    def occupied(self, running: int, waiting: int, used_cells: int, cached_cells: int) -> None:
         """Ignores it."""
