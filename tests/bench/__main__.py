@@ -18,8 +18,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from redoma_kit.polling import SWITCH_INTERVAL_S
 from redoma_model.engine.hardware import share_cores
-from redoma_model.process import SWITCH_INTERVAL_S
 from tests.bench.catalogue import BENCHES, MODEL
 from tests.bench.findings import Findings, Plan, goals_table
 from tests.bench.machine import commit, this_machine

@@ -7,30 +7,29 @@ import argparse
 import asyncio
 import json
 import time
-import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import grpc
-import jwt
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from rich.console import Console
 from rich.table import Table
 
 from redoma.chat.v1 import conversation_pb2, conversation_pb2_grpc, message_pb2
 from redoma.common.v1 import sampling_pb2
 from redoma.model.v1 import model_pb2
-from redoma_cli.local.pki import DevelopmentAuthority, server_name
+from redoma_cli.local.pki import server_name
 from redoma_kit.channel import open_channel
-from redoma_kit.identity import ALGORITHM, ISSUER, METADATA_KEY
 from redoma_kit.settings import TlsSettings, UpstreamSettings
 from tests.bench.fast_site import FastSite, fast_site
+from tests.bench.identities import Identities
+from tests.bench.targets import GENERATE
 from tests.fakes.fast_backend import MARK
 
-GENERATE, SEND_MESSAGE = "/redoma.model.v1.ModelService/Generate", "/redoma.chat.v1.ChatService/SendMessage"
+SEND_MESSAGE = "/redoma.chat.v1.ChatService/SendMessage"
 CREATE_CONVERSATION = "/redoma.chat.v1.ConversationService/CreateConversation"
+TENANT = "acme"
 PROMPT = "Write a long story about a glass dome."
 TOKENS_PER_S, STREAMS, WINDOW_S = 20_000.0, 256, 10.0
 # More than a stream can bring while it is measured.
@@ -147,12 +146,14 @@ async def _model_service(site: FastSite, stack: AsyncExitStack) -> OpenRaw:
     call: Any = channel.unary_stream(GENERATE, request_serializer=model_pb2.GenerateRequest.SerializeToString)
     message = model_pb2.Message(role=model_pb2.ROLE_USER, content=PROMPT)
     request = model_pb2.GenerateRequest(messages=[message], sampling=_sampling())
-    return lambda: _messages(call(request, metadata=_identity(site.authority, GENERATE)))
+    identities = Identities(site.authority)
+    return lambda: _messages(call(request, metadata=identities.metadata(TENANT, GENERATE)))
 
 
 async def _chat(site: FastSite, stack: AsyncExitStack) -> OpenRaw:
     channel = await stack.enter_async_context(_open(site, "chat", "edge"))
-    return await _conversation(channel, lambda method: _identity(site.authority, method))
+    identities = Identities(site.authority)
+    return await _conversation(channel, lambda method: identities.metadata(TENANT, method))
 
 
 async def _edge_grpc(site: FastSite, stack: AsyncExitStack) -> OpenRaw:
@@ -209,23 +210,6 @@ def _open(site: FastSite, service: str, caller: str) -> grpc.aio.Channel:
 
 def _sampling() -> sampling_pb2.SamplingOptions:
     return sampling_pb2.SamplingOptions(max_output_tokens=STREAM_TOKENS, ignore_eos=True)
-
-
-def _identity(authority: DevelopmentAuthority, method: str) -> Metadata:
-    """Signs an identity as the tenant service would."""
-    key = load_pem_private_key(authority.signing_key.read_bytes(), password=None)
-    key_id = json.loads(authority.jwks.read_text())["keys"][0]["kid"]
-    now = int(time.time())
-    claims: dict[str, object] = {
-        "iss": ISSUER,
-        "aud": ["model", "chat", "tenant"],
-        "sub": "tenants/acme/apiKeys/bench",
-        "tenant": "acme",
-    }
-    claims |= {"scopes": ["generate", "conversations"], "method": method, "isolation": "SHARED", "weight": 100}
-    claims |= {"models": [], "adapter": "", "jti": uuid.uuid4().hex, "iat": now, "exp": now + 60}
-    token = jwt.encode(claims, key, algorithm=ALGORITHM, headers={"kid": key_id})  # type: ignore[arg-type]
-    return ((METADATA_KEY, token),)
 
 
 def front_end_table(ceilings: Sequence[Ceiling]) -> Table:

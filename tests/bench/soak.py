@@ -31,7 +31,7 @@ from tests.bench.report import QUICK_RESULTS, RESULTS, Entry, make_console, plac
 from tests.bench.site import BenchSite, running_site
 from tests.bench.soak_visits import VISITS, Guest, answer, guarded
 from tests.bench.soak_watch import EngineWatch, Memory
-from tests.bench.targets import EdgeSse
+from tests.bench.targets import Access, EdgeSse
 
 MORE_TENANTS = ("initech", "umbrella")
 # Fewer may wait than come in a burst, so that some are refused.
@@ -87,7 +87,7 @@ async def _guest(site: BenchSite, number: int, channel: grpc.aio.Channel, stack:
     edge = site.site.edge
     client = openai.AsyncOpenAI(base_url=f"{edge}/v1", api_key=key, max_retries=0, timeout=600)
     await stack.enter_async_context(client)
-    sse = EdgeSse(site.site, site.keys, engine_pb2_grpc.EngineServiceStub(channel))
+    sse = EdgeSse(Access(site.site, site.keys, engine_pb2_grpc.EngineServiceStub(channel)))
     chance, prompts = random.Random(number), Prompts(number)
     return Guest(tenant, key, edge.removeprefix("http://"), chance, prompts, client, channel, sse)
 

@@ -2,17 +2,13 @@
 
 import asyncio
 import json
-import time
-import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import grpc
-import jwt
 import openai
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from openai.types.chat import ChatCompletionMessageParam
 
 from redoma.chat.v1 import conversation_pb2, conversation_pb2_grpc, message_pb2, message_pb2_grpc
@@ -20,13 +16,14 @@ from redoma.common.v1 import sampling_pb2
 from redoma.model.v1 import engine_pb2, engine_pb2_grpc, model_pb2, model_pb2_grpc
 from redoma_cli.local.pki import DevelopmentAuthority
 from redoma_kit.channel import open_channel
-from redoma_kit.identity import ALGORITHM, ISSUER, METADATA_KEY
 from redoma_kit.settings import TlsSettings, UpstreamSettings, load_settings
 from redoma_model.settings import ModelSettings
+from tests.bench.identities import Identities
 from tests.bench.load import Arrival, Ask
 from tests.e2e.conftest import Site
 
 ROLES = {"system": model_pb2.ROLE_SYSTEM, "user": model_pb2.ROLE_USER, "assistant": model_pb2.ROLE_ASSISTANT}
+GENERATE = "/redoma.model.v1.ModelService/Generate"
 _TOKEN = Arrival(1)
 
 
@@ -35,33 +32,28 @@ def sampling(ask: Ask) -> sampling_pb2.SamplingOptions:
     return sampling_pb2.SamplingOptions(max_output_tokens=ask.tokens, ignore_eos=True, temperature=ask.temperature)
 
 
-class Identities:
-    """Signs identities as the tenant service would."""
+@dataclass(frozen=True, slots=True)
+class Access:
+    """A running site and what is needed to call it.
 
-    def __init__(self, authority: DevelopmentAuthority) -> None:
-        self._key = load_pem_private_key(authority.signing_key.read_bytes(), password=None)
-        self._key_id = json.loads(authority.jwks.read_text())["keys"][0]["kid"]
+    Attributes:
+        keys: An API key of each tenant.
+        operators: EngineService, by the edge.
+    """
 
-    def metadata(self, tenant: str) -> tuple[tuple[str, str], ...]:
-        """Gives the metadata of a call to the model service for a tenant."""
-        now = int(time.time())
-        claims: dict[str, object] = {"iss": ISSUER, "aud": ["model"], "tenant": tenant, "method": "", "adapter": ""}
-        claims |= {"sub": f"tenants/{tenant}/apiKeys/bench", "scopes": ["generate"], "isolation": "SHARED"}
-        claims |= {"weight": 100, "models": [], "jti": uuid.uuid4().hex, "iat": now, "exp": now + 60}
-        token = jwt.encode(claims, self._key, algorithm=ALGORITHM, headers={"kid": self._key_id})  # type: ignore[arg-type]
-        return ((METADATA_KEY, token),)
+    site: Site
+    keys: Mapping[str, str]
+    operators: "engine_pb2_grpc.EngineServiceAsyncStub"
 
 
 class _OfSite:
     """What the targets of a site share."""
 
-    def __init__(
-        self, site: Site, keys: Mapping[str, str], operators: "engine_pb2_grpc.EngineServiceAsyncStub"
-    ) -> None:
-        self._address = site.edge.removeprefix("http://")
-        self._keys = keys
-        self._operators = operators
-        self._admin = (("authorization", f"Bearer {site.admin_key}"),)
+    def __init__(self, access: Access) -> None:
+        self._address = access.site.edge.removeprefix("http://")
+        self._keys = access.keys
+        self._operators = access.operators
+        self._admin = (("authorization", f"Bearer {access.site.admin_key}"),)
 
     async def prepare(self, asks: Sequence[Ask]) -> None:
         """Has nothing to prepare."""
@@ -79,33 +71,18 @@ class ModelService(_OfSite):
 
     name = "model service"
 
-    def __init__(
-        self,
-        site: Site,
-        keys: Mapping[str, str],
-        operators: "engine_pb2_grpc.EngineServiceAsyncStub",
-        channel: grpc.aio.Channel,
-    ) -> None:
-        super().__init__(site, keys, operators)
+    def __init__(self, access: Access, channel: grpc.aio.Channel) -> None:
+        super().__init__(access)
         self._stub = model_pb2_grpc.ModelServiceStub(channel)
-        self._identities = Identities(DevelopmentAuthority(site.home / "pki"))
+        self._identities = Identities(DevelopmentAuthority(access.site.home / "pki"))
 
-    async def open(self, ask: Ask) -> AsyncGenerator[Arrival, None]:
+    def open(self, ask: Ask) -> AsyncGenerator[Arrival, None]:
         """Calls Generate."""
         request = model_pb2.GenerateRequest(
             messages=[model_pb2.Message(role=ROLES[role], content=content) for role, content in ask.turns],
             sampling=sampling(ask),
         )
-        seen = 0
-        call = self._stub.Generate(request, metadata=self._identities.metadata(ask.tenant))
-        try:
-            async for response in call:
-                if response.HasField("delta"):
-                    count = response.delta.usage.output_tokens
-                    yield Arrival(count - seen, response.delta.text)
-                    seen = count
-        finally:
-            call.cancel()
+        return _arrivals(self._stub.Generate(request, metadata=self._identities.metadata(ask.tenant, GENERATE)))
 
 
 class EdgeConversation(_OfSite):
@@ -113,14 +90,8 @@ class EdgeConversation(_OfSite):
 
     name = "edge, gRPC conversation"
 
-    def __init__(
-        self,
-        site: Site,
-        keys: Mapping[str, str],
-        operators: "engine_pb2_grpc.EngineServiceAsyncStub",
-        channel: grpc.aio.Channel,
-    ) -> None:
-        super().__init__(site, keys, operators)
+    def __init__(self, access: Access, channel: grpc.aio.Channel) -> None:
+        super().__init__(access)
         self._conversations = conversation_pb2_grpc.ConversationServiceStub(channel)
         self._chat = message_pb2_grpc.ChatServiceStub(channel)
         self._made: dict[Ask, str] = {}
@@ -133,21 +104,12 @@ class EdgeConversation(_OfSite):
             made = await self._conversations.CreateConversation(request, metadata=self._bearer(ask.tenant))
             self._made[ask] = made.conversation.name
 
-    async def open(self, ask: Ask) -> AsyncGenerator[Arrival, None]:
+    def open(self, ask: Ask) -> AsyncGenerator[Arrival, None]:
         """Sends the last turn into the conversation prepared."""
         request = message_pb2.SendMessageRequest(
             conversation=self._made.pop(ask), content=ask.turns[-1][1], sampling=sampling(ask)
         )
-        seen = 0
-        call = self._chat.SendMessage(request, metadata=self._bearer(ask.tenant))
-        try:
-            async for response in call:
-                if response.HasField("delta"):
-                    count = response.delta.usage.output_tokens
-                    yield Arrival(count - seen, response.delta.text)
-                    seen = count
-        finally:
-            call.cancel()
+        return _arrivals(self._chat.SendMessage(request, metadata=self._bearer(ask.tenant)))
 
 
 class EdgeSse(_OfSite):
@@ -183,15 +145,9 @@ class EdgeOpenAi(_OfSite):
 
     name = "edge, OpenAI client"
 
-    def __init__(
-        self,
-        site: Site,
-        keys: Mapping[str, str],
-        operators: "engine_pb2_grpc.EngineServiceAsyncStub",
-        client: openai.AsyncOpenAI,
-    ) -> None:
-        super().__init__(site, keys, operators)
-        self._clients = {tenant: client.with_options(api_key=key) for tenant, key in keys.items()}
+    def __init__(self, access: Access, client: openai.AsyncOpenAI) -> None:
+        super().__init__(access)
+        self._clients = {tenant: client.with_options(api_key=key) for tenant, key in access.keys.items()}
 
     async def open(self, ask: Ask) -> AsyncGenerator[Arrival, None]:
         """Posts to /v1/chat/completions."""
@@ -235,13 +191,23 @@ async def site_targets(site: Site, keys: Mapping[str, str], stack: AsyncExitStac
     await stack.enter_async_context(direct)
     client = openai.AsyncOpenAI(base_url=f"{site.edge}/v1", api_key="none", max_retries=0, timeout=600)
     await stack.enter_async_context(client)
-    operators = engine_pb2_grpc.EngineServiceStub(edge)
+    access = Access(site, keys, engine_pb2_grpc.EngineServiceStub(edge))
     return SiteTargets(
-        ModelService(site, keys, operators, direct),
-        EdgeSse(site, keys, operators),
-        EdgeConversation(site, keys, operators, edge),
-        EdgeOpenAi(site, keys, operators, client),
+        ModelService(access, direct), EdgeSse(access), EdgeConversation(access, edge), EdgeOpenAi(access, client)
     )
+
+
+async def _arrivals(call: "grpc.aio.UnaryStreamCall[Any, Any]") -> AsyncGenerator[Arrival, None]:
+    """Reads the deltas of a stream of the model service or of chat."""
+    seen = 0
+    try:
+        async for response in call:
+            if response.HasField("delta"):
+                count = response.delta.usage.output_tokens
+                yield Arrival(count - seen, response.delta.text)
+                seen = count
+    finally:
+        call.cancel()
 
 
 def completion_request(host: str, key: str, ask: Ask) -> bytes:

@@ -6,7 +6,7 @@ Everything but llama.cpp is real. REDOMA_FAST_MODEL_STEP_S says how many seconds
 import os
 import sys
 
-from redoma_kit.polling import poll_without_event_engine, run_service
+from redoma_kit.polling import SWITCH_INTERVAL_S, poll_without_event_engine, run_service
 from redoma_kit.tls_floor import require_tls_1_3
 
 STEP_VARIABLE = "REDOMA_FAST_MODEL_STEP_S"
@@ -21,7 +21,6 @@ def main() -> None:
     from redoma_kit.settings import settings_from_command_line
     from redoma_kit.telemetry import Telemetry
     from redoma_model.engine.backend import Backend, BackendLoader, Progress
-    from redoma_model.process import SWITCH_INTERVAL_S
     from redoma_model.server import ModelServer
     from redoma_model.settings import ModelSettings
     from tests.fakes.fast_backend import FastBackend

@@ -2,8 +2,8 @@
 
 A user message `say:hello` is answered with `hello`, one byte a token, then the end token; any other with an alphabet
 that never ends, and that each adapter shifts. It keeps the KV cache's books, cell by cell: which token under which
-adapter, at which position, of whom. A step over cells that are not the sequence's own fails, so that an engine that
-loses count or reuses what it must not is caught.
+adapter, at which position, held by which sequences. A step over cells that don't hold exactly the sequence's tokens
+under its adapter fails, so that an engine that loses count is caught; whose request computed a cell it does not know.
 """
 
 import json

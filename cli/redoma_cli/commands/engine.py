@@ -12,8 +12,6 @@ from rich.table import Table
 from redoma.common.v1.usage_pb2 import FinishReason
 from redoma.model.v1.engine_pb2 import (
     DeleteModelAliasRequest,
-    EngineState,
-    GetEngineStateRequest,
     ListUsageRecordsRequest,
     LoadModelRequest,
     PurgeTenantRequest,
@@ -22,7 +20,7 @@ from redoma.model.v1.engine_pb2 import (
     UsageRecord,
 )
 from redoma.model.v1.model_pb2 import Model
-from redoma_cli.client import ADMIN, CALL_TIMEOUT_S, EdgeClient
+from redoma_cli.client import ADMIN, CALL_TIMEOUT_S
 from redoma_cli.commands import engine_adapter, engine_top
 from redoma_cli.commands.options import EdgeOption, JsonOption, KeyOption
 from redoma_cli.commands.output import print_json, short_time
@@ -60,7 +58,7 @@ def models(edge: EdgeOption = None, key: KeyOption = None, as_json: JsonOption =
     """List the models that are loaded, the default one first."""
     context = make_context()
     with context.client(edge, key, ADMIN) as client, client.telling():
-        state = get_state(client)
+        state = engine_top.get_state(client)
     if as_json:
         print_json(state.models)
         return
@@ -217,8 +215,3 @@ def ending(record: UsageRecord) -> str:
     if not record.HasField("end_time"):
         return "runs"
     return FinishReason.Name(record.finish_reason).removeprefix("FINISH_REASON_").lower()
-
-
-def get_state(client: EdgeClient) -> EngineState:
-    """Asks for the state of the model process."""
-    return client.engine.GetEngineState(GetEngineStateRequest(), timeout=CALL_TIMEOUT_S).state

@@ -6,8 +6,9 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from redoma.model.v1.engine_pb2 import Adapter, GetEngineStateRequest, LoadAdapterRequest, UnloadAdapterRequest
-from redoma_cli.client import ADMIN, CALL_TIMEOUT_S
+from redoma.model.v1.engine_pb2 import Adapter, LoadAdapterRequest, UnloadAdapterRequest
+from redoma_cli.client import ADMIN
+from redoma_cli.commands.engine_top import get_state
 from redoma_cli.commands.options import EdgeOption, JsonOption, KeyOption
 from redoma_cli.commands.output import print_json
 from redoma_cli.context import make_context
@@ -36,7 +37,7 @@ def list_all(edge: EdgeOption = None, key: KeyOption = None, as_json: JsonOption
     """List the adapters that are loaded."""
     context = make_context()
     with context.client(edge, key, ADMIN) as client, client.telling():
-        state = client.engine.GetEngineState(GetEngineStateRequest(), timeout=CALL_TIMEOUT_S).state
+        state = get_state(client)
     if as_json:
         print_json([adapter for model in state.models for adapter in model.adapters])
         return

@@ -12,8 +12,14 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from redoma.model.v1.engine_pb2 import EngineState, ModelState, TenantState, WatchEngineRequest
-from redoma_cli.client import ADMIN, EdgeClient
+from redoma.model.v1.engine_pb2 import (
+    EngineState,
+    GetEngineStateRequest,
+    ModelState,
+    TenantState,
+    WatchEngineRequest,
+)
+from redoma_cli.client import ADMIN, CALL_TIMEOUT_S, EdgeClient
 from redoma_cli.commands.options import EdgeOption, JsonOption, KeyOption
 from redoma_cli.commands.output import print_json
 from redoma_cli.context import make_context
@@ -50,6 +56,11 @@ def top(
             for state in states:
                 live.update(view(state, former), refresh=True)
                 former = state
+
+
+def get_state(client: EdgeClient) -> EngineState:
+    """Asks for the state once."""
+    return client.engine.GetEngineState(GetEngineStateRequest(), timeout=CALL_TIMEOUT_S).state
 
 
 def watch(client: EdgeClient, interval_s: float) -> Iterator[EngineState]:

@@ -69,7 +69,7 @@ class ModelChannel(Protocol):
         ...
 
     async def list_models(self, timeout_s: float) -> tuple[ModelInfo, ...]:
-        """Lists the models served, the default one first."""
+        """Lists the models served, in the order of their ids."""
         ...
 
     async def get_model(self, model: str, timeout_s: float) -> ModelInfo:

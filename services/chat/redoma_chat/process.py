@@ -9,11 +9,9 @@ from redoma_chat.settings import ChatSettings
 from redoma_kit.database import SchemaNotReady
 from redoma_kit.errors import StorageUnavailable
 from redoma_kit.logs import configure_logs
-from redoma_kit.polling import run_service
+from redoma_kit.polling import SWITCH_INTERVAL_S, run_service
 from redoma_kit.server import AddressInUse
 from redoma_kit.settings import settings_from_command_line
-
-SWITCH_INTERVAL_S = 0.0005
 
 
 def run() -> None:
@@ -21,7 +19,7 @@ def run() -> None:
     settings = settings_from_command_line(
         ChatSettings, "redoma-chat", "Conversations and the OpenAI façade in front of a private model."
     )
-    # What the database's threads bring is not to wait the usual 5 ms for an event loop that is busy with tokens.
+    # What the database's threads bring is not to wait long for the event loop.
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     log = configure_logs(settings.log, "chat")
     sys.exit(run_service(_serve(settings, log)))

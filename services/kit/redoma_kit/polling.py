@@ -14,6 +14,9 @@ import uvloop
 
 EXPERIMENTS_VARIABLE = "GRPC_EXPERIMENTS"
 WITHOUT_EVENT_ENGINE = "-event_engine_client,-event_engine_listener"
+# How long a thread waits for the interpreter that another one keeps, for services whose event loop is busy with tokens:
+# the usual 5 ms are as long as several tokens take.
+SWITCH_INTERVAL_S = 0.0005
 T = TypeVar("T")
 
 

@@ -12,7 +12,7 @@ from redoma_model.engine.backend import ModelInfo
 from redoma_model.engine.engine import Engine
 from redoma_model.engine.prompt import ALWAYS_COUNTED_BYTES, PromptBuilder
 from redoma_model.engine.sequence import Request
-from redoma_model.engine.stream import Done, Started
+from redoma_model.engine.stream import Done
 from redoma_model.errors import GenerationFailed, InputTooLong
 
 MAX_INPUTS = 2_048
@@ -29,7 +29,6 @@ class Embedded:
 
     vectors: list[Vector]
     input_tokens: int
-    cached_input_tokens: int
 
 
 def check_inputs(inputs: Sequence[EmbedInput]) -> None:
@@ -91,12 +90,11 @@ async def embed(engine: Engine, requests: Sequence[Request], at_once: int, deadl
         DomainError: One of them was refused or failed.
     """
     vectors: list[Vector | None] = [None] * len(requests)
-    cached: list[int] = [0] * len(requests)
     todo = iter(enumerate(requests))
 
     async def work(todo: Iterator[tuple[int, Request]]) -> None:
         for index, request in todo:
-            vectors[index], cached[index] = await _one(engine, request, deadline)
+            vectors[index] = await _one(engine, request, deadline)
 
     try:
         async with asyncio.TaskGroup() as group:
@@ -107,19 +105,16 @@ async def embed(engine: Engine, requests: Sequence[Request], at_once: int, deadl
     computed = [vector for vector in vectors if vector is not None]
     if len(computed) != len(requests):
         raise GenerationFailed()
-    return Embedded(computed, sum(len(request.prompt) for request in requests), sum(cached))
+    return Embedded(computed, sum(len(request.prompt) for request in requests))
 
 
-async def _one(engine: Engine, request: Request, deadline: float | None) -> tuple[Vector | None, int]:
+async def _one(engine: Engine, request: Request, deadline: float | None) -> Vector | None:
     stream = engine.submit(request, deadline)
-    cached_tokens = 0
     vector: Vector | None = None
     try:
         async for event in stream:
-            if isinstance(event, Started):
-                cached_tokens = event.cached_tokens
-            elif isinstance(event, Done):
+            if isinstance(event, Done):
                 vector = event.embedding
     finally:
         engine.cancel(stream)
-    return vector, cached_tokens
+    return vector

@@ -19,11 +19,6 @@ class LlamaModels:
         return partial(self._loader.load, llama_options(settings))
 
 
-def llama_loader(settings: ModelSettings) -> BackendLoader:
-    """Gives what loads the model of `settings`, with weights of its own."""
-    return LlamaModels()(settings)
-
-
 def llama_options(settings: ModelSettings) -> LlamaOptions:
     """Says how llama.cpp is to load and run the model."""
     return LlamaOptions(

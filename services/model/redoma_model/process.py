@@ -7,7 +7,7 @@ import structlog
 
 from redoma_kit.errors import DomainError
 from redoma_kit.logs import configure_logs
-from redoma_kit.polling import run_service
+from redoma_kit.polling import SWITCH_INTERVAL_S, run_service
 from redoma_kit.server import AddressInUse
 from redoma_kit.settings import settings_from_command_line
 from redoma_kit.telemetry import Telemetry
@@ -17,14 +17,13 @@ from redoma_model.server import ModelServer
 from redoma_model.settings import ModelSettings
 
 PROG = "redoma-model"
-SWITCH_INTERVAL_S = 0.0005
 
 
 def run() -> None:
     """Runs the service. Exits with 0 after a drain, 1 when the model or the address can't be used or the engine died, 2
     when the settings are wrong."""
     settings = settings_from_command_line(ModelSettings, PROG, "Serves a language model over gRPC.")
-    # The engine's thread asks for the interpreter between steps: it is not to wait the usual 5 ms for the event loop.
+    # The engine's thread asks for the interpreter between steps: it is not to wait long for the event loop.
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     log = configure_logs(settings.log, "model")
     log.info("settings", **settings.model_dump(mode="json"))

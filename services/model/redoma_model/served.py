@@ -109,10 +109,10 @@ class ServedModel:
         self._unused.set()
 
     async def load(self) -> None:
-        """Waits for the engine, prepares the model's prompts and defaults, and loads its adapters.
+        """Waits for the engine, prepares the model's prompts and defaults, its adapters and its public prefixes.
 
         Raises:
-            ModelFileError: The model can't be loaded, or its metadata holds nonsense.
+            ModelFileError: The model can't be loaded, its metadata holds nonsense, or a public prefix can't be kept.
             MemoryInsufficient: It would not fit the memory that is free.
         """
         backend = await self.engine.wait_loaded()
@@ -121,7 +121,7 @@ class ServedModel:
         sampling = default_sampling(f"{info.display_name} {self.id}", info.recommended, self._sampling)
         try:
             sampling.check(info.vocabulary_size)
-        except Exception as error:
+        except InvalidField as error:
             raise ModelFileError(f"The sampling the model's metadata recommends is out of range: {error}") from error
         await self.adapters.load_found()
         prompts = PromptBuilder(info, backend, template)

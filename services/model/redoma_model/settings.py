@@ -49,7 +49,7 @@ class GpuSettings(BaseModel):
 
 
 class ExtraModelSettings(BaseModel):
-    """A model that is loaded at the start besides the first one; zero is as the first model."""
+    """A model loaded at the start besides the first; slots and context window are the first one's where it has none."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -75,10 +75,10 @@ class ModelSettings(ServiceSettings):
     slots: int = Field(16, ge=1, le=128, description="How many requests are computed at once.")
     kv_cells: int = Field(0, ge=0, description="Tokens the KV cache holds for all; 0 sizes it by slots and memory.")
     headroom_tokens: int = Field(
-        256, ge=1, description="KV cells set aside for an answer on admission; when cells run out a request waits."
+        256, ge=1, description="KV cells set aside for an answer on admission; beyond them a request may have to pause."
     )
     step_tokens: int = Field(
-        0, ge=0, le=8_192, description="Most tokens of one step; 0 is 64 on a CPU and 512 on a GPU."
+        0, ge=0, le=8_192, description="Most tokens of one step; 0 is 512 on a GPU, else 64, or two for each place."
     )
     step_stretch: float = Field(
         2.6, ge=1, le=20, description="How many times as long as one that only generates a step with prompts may take."
@@ -111,7 +111,9 @@ class ModelSettings(ServiceSettings):
     adapters_dir: Path | None = Field(
         None, description="Folder of LoRA adapters and their manifests; those found at the start are loaded."
     )
-    models: tuple[ExtraModelSettings, ...] = Field((), description="More models to load at the start.")
+    models: tuple[ExtraModelSettings, ...] = Field(
+        (), description="More models to load at the start: file, name, slots, kv_cells and context_tokens of each."
+    )
     aliases: dict[str, str] = Field({}, description="Names that stand for models, with the id of each one's model.")
     dedicated_tenant: str = Field(
         "", pattern=r"^([a-z]([a-z0-9-]{0,61}[a-z0-9])?)?$", description="The tenant to serve alone; empty serves any."
@@ -150,7 +152,7 @@ class ModelSettings(ServiceSettings):
 
     @property
     def effective_step_tokens(self) -> int:
-        """Most tokens of one step, when left to us: enough for each slot and a chunk of a prompt."""
+        """Most tokens of one step; left to us, enough for each slot and a chunk of a prompt."""
         default = STEP_TOKENS_GPU if self.gpu.layers else max(STEP_TOKENS_CPU, 2 * (self.slots + self.spare_slots))
         return self.step_tokens or default
 

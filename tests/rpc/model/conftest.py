@@ -1,5 +1,6 @@
 """The model service in this process, over real mutual TLS, on the fake backend and on llama.cpp."""
 
+import json
 import os
 import socket
 import threading
@@ -20,11 +21,13 @@ from redoma.model.v1.model_pb2_grpc import ModelServiceStub
 from redoma_kit.channel import open_channel
 from redoma_kit.settings import UpstreamSettings
 from redoma_kit.telemetry import Telemetry
+from redoma_model.engine.adapters import file_digest
 from redoma_model.engine.backend import BackendLoader
 from redoma_model.engine.hardware import share_cores
 from redoma_model.server import ModelServer
 from redoma_model.settings import ModelSettings
 from tests.conftest import TestPki
+from tests.fakes.lora_adapter import SMOLLM2, LoraSpec, write_lora
 from tests.fakes.model_backend import FakeBackend, loader
 
 if TYPE_CHECKING:
@@ -167,11 +170,24 @@ async def service(request: pytest.FixtureRequest, serve: Serve, pki: TestPki) ->
         load: BackendLoader = loader(FakeBackend(context_tokens=1_024, slots=4, cells=4_096, step_s=0.003))
     else:
         share_cores(os.environ)
-        from redoma_model.loading import llama_loader
+        from redoma_model.loading import LlamaModels
 
-        load = llama_loader(model_settings(pki))
+        load = LlamaModels()(model_settings(pki))
     async with serve(load) as running:
         yield running
+
+
+@pytest.fixture
+def adapters(tmp_path: Path) -> dict[str, str]:
+    """Writes an adapter for each of two tenants into the test's folder and gives their digests by tenant."""
+    base = file_digest(MODEL_FILE)
+    digests: dict[str, str] = {}
+    for seed, tenant in enumerate(("acme", "globex"), 1):
+        file = write_lora(tmp_path / f"{tenant}.gguf", LoraSpec("llama", SMOLLM2, seed=seed, strength=4.0))
+        digests[tenant] = file_digest(file)
+        manifest = {"name": tenant, "file": file.name, "tenant": tenant, "digest": digests[tenant], "base_digest": base}
+        (tmp_path / f"{tenant}.json").write_text(json.dumps(manifest))
+    return digests
 
 
 @pytest.fixture

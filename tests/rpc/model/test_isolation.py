@@ -1,18 +1,15 @@
 """What was computed for one tenant, or under one adapter, serves nobody else: by the counts reported and by what the
 engine computed, never by the clock."""
 
-import json
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from redoma_model.engine.adapters import file_digest
 from redoma_model.engine.hardware import share_cores
 from tests.conftest import TestPki
-from tests.fakes.lora_adapter import SMOLLM2, LoraSpec, write_lora
-from tests.rpc.model.conftest import MODEL_FILE, Answer, Serve, Service, model_settings, read
+from tests.rpc.model.conftest import Answer, Serve, Service, model_settings, read
 
 ASKED = {"temperature": 0.0, "max_output_tokens": 2, "ignore_eos": True, "logprobs": True, "top_logprobs": 20}
 PROMPT = "The patient of ward seven asked what the dome is made of. " * 12
@@ -61,10 +58,10 @@ async def test_another_tenants_text_inside_a_prompt_finds_nothing(service: Servi
 
 async def test_public_prefix_is_computed_once_and_cached_for_nobody(serve: Serve, pki: TestPki) -> None:
     share_cores(os.environ)
-    from redoma_model.loading import llama_loader
+    from redoma_model.loading import LlamaModels
 
     system = "You answer for a hospital, briefly and kindly. " * 6
-    async with serve(llama_loader(model_settings(pki, **SMALL)), public_prefixes=(system,), **SMALL) as service:
+    async with serve(LlamaModels()(model_settings(pki, **SMALL)), public_prefixes=(system,), **SMALL) as service:
         for tenant in ("acme", "globex"):
             before = (await service.server.engine.snapshot()).prefill_tokens
             answer = await read(
@@ -78,28 +75,15 @@ async def test_public_prefix_is_computed_once_and_cached_for_nobody(serve: Serve
 
 
 @pytest.fixture
-def adapters(tmp_path: Path) -> dict[str, str]:
-    """Writes an adapter for each of two tenants and gives their digests."""
-    base = file_digest(MODEL_FILE)
-    digests: dict[str, str] = {}
-    for seed, tenant in enumerate(("acme", "globex"), 1):
-        file = write_lora(tmp_path / f"{tenant}.gguf", LoraSpec("llama", SMOLLM2, seed=seed, strength=4.0))
-        digests[tenant] = file_digest(file)
-        manifest = {"name": tenant, "file": file.name, "tenant": tenant, "digest": digests[tenant], "base_digest": base}
-        (tmp_path / f"{tenant}.json").write_text(json.dumps(manifest))
-    return digests
-
-
-@pytest.fixture
 async def two_services(
     serve: Serve, pki: TestPki, adapters: dict[str, str], tmp_path: Path
 ) -> AsyncIterator[tuple[Service, Service]]:
     """Two services over the same weights and adapters; nothing was asked of either."""
     share_cores(os.environ)
-    from redoma_model.loading import llama_loader
+    from redoma_model.loading import LlamaModels
 
     chosen = SMALL | {"adapters_dir": tmp_path}
-    load = llama_loader(model_settings(pki, **chosen))
+    load = LlamaModels()(model_settings(pki, **chosen))
     async with serve(load, **chosen) as used, serve(load, **chosen) as fresh:
         yield used, fresh
 

@@ -1,7 +1,6 @@
 """Adapters and several models on llama.cpp itself: two tenants on two adapters, two engines that take turns."""
 
 import asyncio
-import json
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,10 +8,8 @@ from pathlib import Path
 import pytest
 
 from redoma.model.v1 import model_pb2
-from redoma_model.engine.adapters import file_digest
 from redoma_model.engine.hardware import share_cores
 from tests.conftest import TestPki
-from tests.fakes.lora_adapter import SMOLLM2, LoraSpec, write_lora
 from tests.rpc.model.conftest import MODEL_FILE, Serve, Service, model_settings, read
 
 SAME = {"temperature": 0.0, "max_output_tokens": 1, "logprobs": True, "top_logprobs": 20}
@@ -20,27 +17,14 @@ SMALL = {"context_tokens": 512, "slots": 2, "kv_cells": 1_024}
 
 
 @pytest.fixture
-def adapters(tmp_path: Path) -> dict[str, str]:
-    """Writes an adapter for each of two tenants and gives their digests."""
-    base = file_digest(MODEL_FILE)
-    digests: dict[str, str] = {}
-    for seed, tenant in enumerate(("acme", "globex"), 1):
-        file = write_lora(tmp_path / f"{tenant}.gguf", LoraSpec("llama", SMOLLM2, seed=seed, strength=4.0))
-        digests[tenant] = file_digest(file)
-        manifest = {"name": tenant, "file": file.name, "tenant": tenant, "digest": digests[tenant], "base_digest": base}
-        (tmp_path / f"{tenant}.json").write_text(json.dumps(manifest))
-    return digests
-
-
-@pytest.fixture
 async def service(serve: Serve, pki: TestPki, adapters: dict[str, str], tmp_path: Path) -> AsyncIterator[Service]:
     """A service of two models of the same file, and the adapters."""
     share_cores(os.environ)
-    from redoma_model.loading import llama_loader
+    from redoma_model.loading import LlamaModels
 
     second = {"file": MODEL_FILE, "name": "second", **SMALL}
     chosen: dict[str, object] = {"adapters_dir": tmp_path, "prefix_cache": False, **SMALL}
-    load = llama_loader(model_settings(pki, **chosen))
+    load = LlamaModels()(model_settings(pki, **chosen))
     async with serve(load, models=[second], **chosen) as running:
         yield running
 

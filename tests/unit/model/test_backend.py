@@ -355,6 +355,40 @@ SCHEMAS: dict[str, dict[str, object]] = {
         "required": ["right"],
     },
     "list": {"type": "array", "items": {"type": ["number", "null"]}, "minItems": 2, "maxItems": 4},
+    "numbers within bounds": {
+        "prefixItems": [
+            {"type": "integer", "minimum": -40, "maximum": 1_234},
+            {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
+            {"type": "integer", "multipleOf": 100, "minimum": -(2**63), "maximum": 2**63},
+        ],
+        "minItems": 3,
+    },
+    "patterns": {
+        "prefixItems": [
+            {"type": "string", "pattern": r"^(?=.*[A-Z])[^\s\x00-\x1f]{4,9}$"},
+            {"type": "string", "pattern": r'^["\\\n\x01-\x03]{3}$'},
+            {"type": "string", "pattern": "^[à-ý]{2,6}$", "maxLength": 4},
+        ],
+        "minItems": 3,
+    },
+    "instant": {"type": "string", "format": "date-time"},
+    "set and union": {
+        "properties": {
+            "colours": {
+                "type": "array",
+                "uniqueItems": True,
+                "items": {"enum": ["red", "green", "blue"]},
+                "minItems": 2,
+            },
+            "shape": {
+                "oneOf": [
+                    {"properties": {"kind": {"const": "disc"}, "size": {"maximum": 9}}, "required": ["kind"]},
+                    {"properties": {"kind": {"const": "dot"}}, "required": ["kind"]},
+                ]
+            },
+        },
+        "required": ["colours", "shape"],
+    },
     "tree": {
         "$ref": "#/$defs/node",
         "$defs": {

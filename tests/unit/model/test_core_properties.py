@@ -22,6 +22,7 @@ from redoma_model.engine.scheduler import QUANTUM
 from redoma_model.engine.stream import Delta, Done, FinishReason, Started
 from redoma_model.errors import DeadlineUnreachable, GenerationFailed, TenantPurged
 from redoma_model.journal import Ending
+from tests.bench.figures import jain_index
 from tests.fakes.driven_core import DrivenCore, Reader, StepCost
 
 INPUT_COST, OUTPUT_COST = 1.0, 2.0
@@ -337,16 +338,12 @@ def test_backlogged_tenants_differ_by_at_most_the_papers_bound(mix: str, weights
     assert worst <= bound
 
 
-def jain(values: list[float]) -> float:
-    return sum(values) ** 2 / (len(values) * sum(value * value for value in values))
-
-
 @pytest.mark.parametrize("streams", [4, 16])
 def test_equal_tenants_get_equal_shares(streams: int) -> None:
     driven = DrivenCore(slots=16, cells=8_192)
     floods = [Flood(driven, name, streams, 40, 60) for name in "abcd"]
     drive(driven, floods, 10.0)
-    assert jain([flood.output_tokens for flood in floods]) >= 0.99
+    assert jain_index([flood.output_tokens for flood in floods]) >= 0.99
 
 
 def test_shares_follow_the_weights() -> None:
@@ -356,7 +353,7 @@ def test_shares_follow_the_weights() -> None:
     before = [flood.output_tokens for flood in floods]
     drive(driven, floods, 15.0)
     given = [flood.output_tokens - old for flood, old in zip(floods, before, strict=True)]
-    assert jain([tokens / flood.weight for tokens, flood in zip(given, floods, strict=True)]) >= 0.99
+    assert jain_index([tokens / flood.weight for tokens, flood in zip(given, floods, strict=True)]) >= 0.99
 
 
 def test_a_tenant_alone_gets_everything() -> None:
@@ -414,7 +411,7 @@ def test_many_tenants_on_few_places_take_turns_without_thrashing(slots: int, ten
     floods = [Flood(driven, f"t{number:02d}", 1, 10, 400) for number in range(tenants)]
     drive(driven, floods, seconds)
     tokens = [flood.output_tokens for flood in floods]
-    assert jain([float(count) for count in tokens]) >= 0.9
+    assert jain_index([float(count) for count in tokens]) >= 0.9
     # A newcomer takes one place; from then on it takes a quantum of service to change places.
     preemptions = driven.core.snapshot().preemptions
     assert preemptions <= len(driven.readers) + sum(flood.service for flood in floods) / QUANTUM

@@ -307,7 +307,7 @@ async def test_a_request_that_comes_while_the_engine_closes_is_not_left_waiting(
             stream = it.submit("say:x")
         except ShuttingDown:
             return
-        assert isinstance(await asyncio.wait_for(error_of(stream), 5), ShuttingDown)
+        assert isinstance(await asyncio.wait_for(error_of(stream), PATIENCE_S), ShuttingDown)
 
 
 async def test_a_defect_ends_the_engine_and_every_request_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -338,9 +338,9 @@ async def test_a_defect_that_hinders_freeing_ends_the_engine_all_the_same(monkey
         monkeypatch.setattr(it.backend, "forget", broken)
         it.engine.cancel(streams[0])
         with pytest.raises(RuntimeError, match="a defect"):
-            await asyncio.wait_for(it.engine.wait_ended(), 5)
+            await asyncio.wait_for(it.engine.wait_ended(), PATIENCE_S)
         assert it.backend.closed
-        assert isinstance(await asyncio.wait_for(error_of(streams[1]), 5), GenerationFailed)
+        assert isinstance(await asyncio.wait_for(error_of(streams[1]), PATIENCE_S), GenerationFailed)
 
 
 async def test_what_leaks_is_noticed_when_idle(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -351,8 +351,8 @@ async def test_what_leaks_is_noticed_when_idle(monkeypatch: pytest.MonkeyPatch) 
         it.engine.cancel(stream)
         late = it.submit("say:x")
         with pytest.raises(RuntimeError, match=r"still has cells|leaked"):
-            await asyncio.wait_for(it.engine.wait_ended(), 5)
-        assert isinstance(await asyncio.wait_for(error_of(late), 5), GenerationFailed)
+            await asyncio.wait_for(it.engine.wait_ended(), PATIENCE_S)
+        assert isinstance(await asyncio.wait_for(error_of(late), PATIENCE_S), GenerationFailed)
 
 
 async def test_engines_of_one_process_take_turns() -> None:

@@ -62,6 +62,7 @@ class Step:
     """What is computed next.
 
     Attributes:
+        lane: Of all its sequences.
         chunks: At least one.
         alone: Whether a newcomer has it for itself.
         whole: Tenants that got all they could use of it, while others could have used more. Their counters are

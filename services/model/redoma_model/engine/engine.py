@@ -273,8 +273,7 @@ class Engine:
             self._tell(_settle, freed, None)
 
         await self._on_thread(lambda core: core.unload_adapter(digest, free))
-        waiting = asyncio.ensure_future(asyncio.wait((freed, self._ended), return_when=asyncio.FIRST_COMPLETED))
-        await waiting
+        await asyncio.wait((freed, self._ended), return_when=asyncio.FIRST_COMPLETED)
 
     async def stop(self) -> None:
         """Ends every request with ShuttingDown, or ends loading, frees the model and joins the thread."""

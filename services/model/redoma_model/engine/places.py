@@ -42,14 +42,14 @@ class Places:
     """Holds all sequences, waiting and running, and the prefix cache. Not thread-safe: the engine's thread owns it."""
 
     def __init__(
-        self, cells: CellStore, info: ModelInfo, fair: FairShare, limits: PlaceLimits, clock: Callable[[], float]
+        self, store: CellStore, info: ModelInfo, fair: FairShare, limits: PlaceLimits, clock: Callable[[], float]
     ) -> None:
-        self._store = cells
+        self._store = store
         self._limits = limits
         self.cells = info.cells
         capacity = Capacity(info.slots, limits.spare_slots)
         self.scheduler = Scheduler(capacity, fair)
-        self.cache = PrefixCache(cells, range(capacity.all_slots, info.sequences), limits.host_cache_bytes, clock)
+        self.cache = PrefixCache(store, range(capacity.all_slots, info.sequences), limits.host_cache_bytes, clock)
         self.swapped_bytes = 0
         self.preemptions = 0
 

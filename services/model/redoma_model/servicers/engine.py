@@ -23,7 +23,7 @@ from redoma_model.models import Models
 from redoma_model.served import ServedModel
 from redoma_model.servicers.state import adapter_message, record_message, state_message
 from redoma_model.servicers.translate import model_message
-from redoma_model.settings import ModelSettings
+from redoma_model.settings import MODEL_ID, ModelSettings
 
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
@@ -36,7 +36,7 @@ MAX_SLOTS = 64
 LEAST_CONTEXT_TOKENS = 64
 # What is left of a call's time to answer in, once the running requests of an unloaded model were given the rest.
 ANSWER_MARGIN_S = 2.0
-_NAME = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
+_NAME = re.compile(MODEL_ID)
 
 
 class EngineServicer(engine_pb2_grpc.EngineServiceServicer):
@@ -195,6 +195,6 @@ def _required(field: str, value: str) -> str:
 
 
 def _name(field: str, value: str) -> str:
-    if not _NAME.fullmatch(value):
+    if not value or not _NAME.fullmatch(value):
         raise InvalidField(field, "must be 1 to 128 letters, digits and `._:/-`.")
     return value

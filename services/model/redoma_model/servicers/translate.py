@@ -124,7 +124,7 @@ def embed_response(embedded: Embedded, model_id: str) -> model_pb2.EmbedResponse
     """Writes what Embed gives."""
     return model_pb2.EmbedResponse(
         embeddings=[model_pb2.Embedding(values=vector.tolist()) for vector in embedded.vectors],
-        usage=usage_pb2.Usage(input_tokens=embedded.input_tokens, cached_input_tokens=embedded.cached_input_tokens),
+        usage=usage_pb2.Usage(input_tokens=embedded.input_tokens),
         model=model_id,
     )
 

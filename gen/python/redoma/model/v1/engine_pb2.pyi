@@ -175,7 +175,7 @@ class ModelState(_message.Message):
     running: _builtins.int
     """Requests in the batch."""
     waiting: _builtins.int
-    """Requests that wait for a place, swapped ones not counted."""
+    """Requests that wait for their first place."""
     preempted: _builtins.int
     """Requests that gave their place up for a time and wait to go on."""
     cells: _builtins.int
@@ -191,9 +191,9 @@ class ModelState(_message.Message):
     steps: _builtins.int
     """Steps since the model was loaded."""
     step_median_s: _builtins.float
-    """Duration of the steps of the last moment, in seconds: the median and the longest."""
+    """Median duration of the last 256 steps, in seconds."""
     step_max_s: _builtins.float
-    """The longest of them."""
+    """Duration of the longest of them, in seconds."""
     step_budget_tokens: _builtins.int
     """Most tokens of a step that the engine aims at now."""
     prefill_tokens: _builtins.int
@@ -275,13 +275,13 @@ class TenantState(_message.Message):
     tenant: _builtins.str
     """Its id."""
     weight: _builtins.int
-    """Its share relative to others'."""
+    """Its share relative to others', as its last request said."""
     counter: _builtins.float
     """Its virtual token counter: weighted tokens of service, over its weight. Only differences between tenants mean something."""
     running: _builtins.int
     """Requests in the batch."""
     waiting: _builtins.int
-    """Requests that wait."""
+    """Requests that wait for their first place."""
     preempted: _builtins.int
     """Requests that gave their place up for a time."""
     used_cells: _builtins.int
@@ -477,7 +477,7 @@ Global___ListUsageRecordsResponse: _TypeAlias = ListUsageRecordsResponse  # noqa
 
 @_typing.final
 class UsageRecord(_message.Message):
-    """UsageRecord is what one request cost."""
+    """UsageRecord is what the requests of one call cost, by its identity's `jti`: the several texts of an embedding are one record."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -490,26 +490,26 @@ class UsageRecord(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     token_id: _builtins.str
-    """The `jti` of the identity it came with."""
+    """The `jti` of the identity they came with."""
     tenant: _builtins.str
     """Whose it is."""
     model: _builtins.str
-    """The model that computed it."""
+    """The model of the first of them."""
     adapter: _builtins.str
-    """Digest of the adapter it used; empty is none."""
+    """Digest of the adapter of the first of them; empty is none."""
     finish_reason: _usage_pb2.FinishReason.ValueType
-    """Why it ended. UNSPECIFIED while it runs, CANCELLED when its caller went away, INTERRUPTED when it failed."""
+    """Why the last of them ended. UNSPECIFIED while one runs, CANCELLED when the caller went away, INTERRUPTED when any failed."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was accepted."""
+        """When the first of them was accepted."""
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
-        """When it ended; absent while it runs."""
+        """When the last of them ended; absent while one runs."""
 
     @_builtins.property
     def usage(self) -> _usage_pb2.Usage:
-        """What it cost, so far."""
+        """What they cost, so far."""
 
     def __init__(
         self,

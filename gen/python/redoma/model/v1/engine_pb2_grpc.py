@@ -149,10 +149,11 @@ class EngineServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UnloadModel(self, request, context):
-        """Takes a model out of service at once, lets its running requests end, and frees it. The first model, which the process was
-        started with, stays.
+        """Takes a model and its aliases out of service at once, lets its running requests end, and frees it. Those that still run
+        shortly before the call's deadline are ended with SHUTTING_DOWN. The first model, which the process was started with,
+        stays.
 
-        Errors: FAILED_PRECONDITION (STATE_CONFLICT).
+        Errors: INVALID_ARGUMENT (INVALID_FIELD), FAILED_PRECONDITION (STATE_CONFLICT).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -170,7 +171,7 @@ class EngineServiceServicer:
     def DeleteModelAlias(self, request, context):
         """Takes an alias away.
 
-        Errors: NOT_FOUND (RESOURCE_NOT_FOUND).
+        Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (RESOURCE_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -189,7 +190,7 @@ class EngineServiceServicer:
     def UnloadAdapter(self, request, context):
         """Takes an adapter out of service at once, lets its running requests end, and frees it.
 
-        Errors: NOT_FOUND (ADAPTER_NOT_FOUND).
+        Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (ADAPTER_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

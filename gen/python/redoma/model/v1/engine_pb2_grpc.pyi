@@ -66,10 +66,11 @@ class EngineServiceStub:
     (MEMORY_INSUFFICIENT).
     """
     UnloadModel: _grpc.UnaryUnaryMultiCallable[_engine_pb2.UnloadModelRequest, _engine_pb2.UnloadModelResponse]
-    """Takes a model out of service at once, lets its running requests end, and frees it. The first model, which the process was
-    started with, stays.
+    """Takes a model and its aliases out of service at once, lets its running requests end, and frees it. Those that still run
+    shortly before the call's deadline are ended with SHUTTING_DOWN. The first model, which the process was started with,
+    stays.
 
-    Errors: FAILED_PRECONDITION (STATE_CONFLICT).
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), FAILED_PRECONDITION (STATE_CONFLICT).
     """
     SetModelAlias: _grpc.UnaryUnaryMultiCallable[_engine_pb2.SetModelAliasRequest, _engine_pb2.SetModelAliasResponse]
     """Makes a name stand for a loaded model, in place of what it stood for.
@@ -79,7 +80,7 @@ class EngineServiceStub:
     DeleteModelAlias: _grpc.UnaryUnaryMultiCallable[_engine_pb2.DeleteModelAliasRequest, _engine_pb2.DeleteModelAliasResponse]
     """Takes an alias away.
 
-    Errors: NOT_FOUND (RESOURCE_NOT_FOUND).
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (RESOURCE_NOT_FOUND).
     """
     LoadAdapter: _grpc.UnaryUnaryMultiCallable[_engine_pb2.LoadAdapterRequest, _engine_pb2.LoadAdapterResponse]
     """Loads a LoRA adapter from the process's adapter folder. Its manifest says whose it is and for which base model.
@@ -90,7 +91,7 @@ class EngineServiceStub:
     UnloadAdapter: _grpc.UnaryUnaryMultiCallable[_engine_pb2.UnloadAdapterRequest, _engine_pb2.UnloadAdapterResponse]
     """Takes an adapter out of service at once, lets its running requests end, and frees it.
 
-    Errors: NOT_FOUND (ADAPTER_NOT_FOUND).
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (ADAPTER_NOT_FOUND).
     """
 
 @_typing.type_check_only
@@ -131,10 +132,11 @@ class EngineServiceAsyncStub(EngineServiceStub):
     (MEMORY_INSUFFICIENT).
     """
     UnloadModel: _aio.UnaryUnaryMultiCallable[_engine_pb2.UnloadModelRequest, _engine_pb2.UnloadModelResponse]  # type: ignore[assignment]
-    """Takes a model out of service at once, lets its running requests end, and frees it. The first model, which the process was
-    started with, stays.
+    """Takes a model and its aliases out of service at once, lets its running requests end, and frees it. Those that still run
+    shortly before the call's deadline are ended with SHUTTING_DOWN. The first model, which the process was started with,
+    stays.
 
-    Errors: FAILED_PRECONDITION (STATE_CONFLICT).
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), FAILED_PRECONDITION (STATE_CONFLICT).
     """
     SetModelAlias: _aio.UnaryUnaryMultiCallable[_engine_pb2.SetModelAliasRequest, _engine_pb2.SetModelAliasResponse]  # type: ignore[assignment]
     """Makes a name stand for a loaded model, in place of what it stood for.
@@ -144,7 +146,7 @@ class EngineServiceAsyncStub(EngineServiceStub):
     DeleteModelAlias: _aio.UnaryUnaryMultiCallable[_engine_pb2.DeleteModelAliasRequest, _engine_pb2.DeleteModelAliasResponse]  # type: ignore[assignment]
     """Takes an alias away.
 
-    Errors: NOT_FOUND (RESOURCE_NOT_FOUND).
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (RESOURCE_NOT_FOUND).
     """
     LoadAdapter: _aio.UnaryUnaryMultiCallable[_engine_pb2.LoadAdapterRequest, _engine_pb2.LoadAdapterResponse]  # type: ignore[assignment]
     """Loads a LoRA adapter from the process's adapter folder. Its manifest says whose it is and for which base model.
@@ -155,7 +157,7 @@ class EngineServiceAsyncStub(EngineServiceStub):
     UnloadAdapter: _aio.UnaryUnaryMultiCallable[_engine_pb2.UnloadAdapterRequest, _engine_pb2.UnloadAdapterResponse]  # type: ignore[assignment]
     """Takes an adapter out of service at once, lets its running requests end, and frees it.
 
-    Errors: NOT_FOUND (ADAPTER_NOT_FOUND).
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (ADAPTER_NOT_FOUND).
     """
 
 class EngineServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -229,10 +231,11 @@ class EngineServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _engine_pb2.UnloadModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_engine_pb2.UnloadModelResponse, _abc.Awaitable[_engine_pb2.UnloadModelResponse]]:
-        """Takes a model out of service at once, lets its running requests end, and frees it. The first model, which the process was
-        started with, stays.
+        """Takes a model and its aliases out of service at once, lets its running requests end, and frees it. Those that still run
+        shortly before the call's deadline are ended with SHUTTING_DOWN. The first model, which the process was started with,
+        stays.
 
-        Errors: FAILED_PRECONDITION (STATE_CONFLICT).
+        Errors: INVALID_ARGUMENT (INVALID_FIELD), FAILED_PRECONDITION (STATE_CONFLICT).
         """
 
     @_abc_1.abstractmethod
@@ -254,7 +257,7 @@ class EngineServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_engine_pb2.DeleteModelAliasResponse, _abc.Awaitable[_engine_pb2.DeleteModelAliasResponse]]:
         """Takes an alias away.
 
-        Errors: NOT_FOUND (RESOURCE_NOT_FOUND).
+        Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (RESOURCE_NOT_FOUND).
         """
 
     @_abc_1.abstractmethod
@@ -277,7 +280,7 @@ class EngineServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_engine_pb2.UnloadAdapterResponse, _abc.Awaitable[_engine_pb2.UnloadAdapterResponse]]:
         """Takes an adapter out of service at once, lets its running requests end, and frees it.
 
-        Errors: NOT_FOUND (ADAPTER_NOT_FOUND).
+        Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (ADAPTER_NOT_FOUND).
         """
 
 def add_EngineServiceServicer_to_server(servicer: EngineServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

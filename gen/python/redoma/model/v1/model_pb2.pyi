@@ -297,7 +297,7 @@ class CountTokensRequest(_message.Message):
     MESSAGES_FIELD_NUMBER: _builtins.int
     CONTINUE_FINAL_MESSAGE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """The model's id. Empty: the default model."""
+    """The model's id, or an alias. Empty: the default model."""
     continue_final_message: _builtins.bool
     """As in GenerateRequest."""
     @_builtins.property
@@ -575,7 +575,7 @@ class ListModelsResponse(_message.Message):
     MODELS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___Model]:
-        """In the order of their ids; the default model is first."""
+        """In the order of their ids."""
 
     def __init__(
         self,
@@ -598,7 +598,7 @@ class GetModelRequest(_message.Message):
 
     ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """The model's id. Empty: the default model."""
+    """The model's id, or an alias. Empty: the default model."""
     def __init__(
         self,
         *,

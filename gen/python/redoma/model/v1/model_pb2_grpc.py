@@ -29,9 +29,8 @@ class ModelServiceStub:
     """ModelService runs the model. Only services call it; the edge never routes it. Every call carries the signed identity
     of the tenant it is made for, in the `redoma-identity` metadata, and needs the scope `generate`.
 
-    Errors of every call: UNAUTHENTICATED (CREDENTIAL_INVALID), PERMISSION_DENIED (METHOD_DENIED, SCOPE_MISSING),
-    UNAVAILABLE (MODEL_LOADING, MODEL_NOT_PROVISIONED, SHUTTING_DOWN), NOT_FOUND (MODEL_NOT_FOUND), PERMISSION_DENIED
-    (MODEL_DEDICATED). Errors of calls whose identity names an adapter: NOT_FOUND (ADAPTER_NOT_FOUND), PERMISSION_DENIED
+    Errors of every call: UNAUTHENTICATED (CREDENTIAL_INVALID), PERMISSION_DENIED (METHOD_DENIED, SCOPE_MISSING,
+    MODEL_DEDICATED), UNAVAILABLE (MODEL_LOADING, MODEL_NOT_PROVISIONED, SHUTTING_DOWN), NOT_FOUND (MODEL_NOT_FOUND). Errors of calls whose identity names an adapter: NOT_FOUND (ADAPTER_NOT_FOUND), PERMISSION_DENIED
     (ADAPTER_DENIED).
     """
 
@@ -72,9 +71,8 @@ class ModelServiceServicer:
     """ModelService runs the model. Only services call it; the edge never routes it. Every call carries the signed identity
     of the tenant it is made for, in the `redoma-identity` metadata, and needs the scope `generate`.
 
-    Errors of every call: UNAUTHENTICATED (CREDENTIAL_INVALID), PERMISSION_DENIED (METHOD_DENIED, SCOPE_MISSING),
-    UNAVAILABLE (MODEL_LOADING, MODEL_NOT_PROVISIONED, SHUTTING_DOWN), NOT_FOUND (MODEL_NOT_FOUND), PERMISSION_DENIED
-    (MODEL_DEDICATED). Errors of calls whose identity names an adapter: NOT_FOUND (ADAPTER_NOT_FOUND), PERMISSION_DENIED
+    Errors of every call: UNAUTHENTICATED (CREDENTIAL_INVALID), PERMISSION_DENIED (METHOD_DENIED, SCOPE_MISSING,
+    MODEL_DEDICATED), UNAVAILABLE (MODEL_LOADING, MODEL_NOT_PROVISIONED, SHUTTING_DOWN), NOT_FOUND (MODEL_NOT_FOUND). Errors of calls whose identity names an adapter: NOT_FOUND (ADAPTER_NOT_FOUND), PERMISSION_DENIED
     (ADAPTER_DENIED).
     """
 
@@ -164,9 +162,8 @@ class ModelService:
     """ModelService runs the model. Only services call it; the edge never routes it. Every call carries the signed identity
     of the tenant it is made for, in the `redoma-identity` metadata, and needs the scope `generate`.
 
-    Errors of every call: UNAUTHENTICATED (CREDENTIAL_INVALID), PERMISSION_DENIED (METHOD_DENIED, SCOPE_MISSING),
-    UNAVAILABLE (MODEL_LOADING, MODEL_NOT_PROVISIONED, SHUTTING_DOWN), NOT_FOUND (MODEL_NOT_FOUND), PERMISSION_DENIED
-    (MODEL_DEDICATED). Errors of calls whose identity names an adapter: NOT_FOUND (ADAPTER_NOT_FOUND), PERMISSION_DENIED
+    Errors of every call: UNAUTHENTICATED (CREDENTIAL_INVALID), PERMISSION_DENIED (METHOD_DENIED, SCOPE_MISSING,
+    MODEL_DEDICATED), UNAVAILABLE (MODEL_LOADING, MODEL_NOT_PROVISIONED, SHUTTING_DOWN), NOT_FOUND (MODEL_NOT_FOUND). Errors of calls whose identity names an adapter: NOT_FOUND (ADAPTER_NOT_FOUND), PERMISSION_DENIED
     (ADAPTER_DENIED).
     """
 
