@@ -152,6 +152,16 @@ class MemoryInsufficient(DomainError):
         )
 
 
+class EngineStalled(DomainError):
+    """An engine has been in one step for long."""
+
+    def __init__(self, step_s: float) -> None:
+        super().__init__(
+            f"The engine has been in one step for {step_s:.1f} s and does not answer; try again.",
+            {"step_s": f"{step_s:.1f}"},
+        )
+
+
 class ModelFileError(Exception):
     """The model can't be loaded; the message is one sentence for the operator."""
 
@@ -163,6 +173,7 @@ MODEL_ERRORS: ErrorTable = {
     ModelLoading: ErrorRule(grpc.StatusCode.UNAVAILABLE, _REASON.ERROR_REASON_MODEL_LOADING, 1.0),
     QueueFull: ErrorRule(grpc.StatusCode.RESOURCE_EXHAUSTED, _REASON.ERROR_REASON_QUEUE_FULL, 2.0),
     ReaderTooSlow: ErrorRule(grpc.StatusCode.RESOURCE_EXHAUSTED, _REASON.ERROR_REASON_READER_TOO_SLOW),
+    EngineStalled: ErrorRule(grpc.StatusCode.UNAVAILABLE, _REASON.ERROR_REASON_ENGINE_STALLED, 5.0),
     GenerationFailed: ErrorRule(grpc.StatusCode.INTERNAL, _REASON.ERROR_REASON_GENERATION_FAILED),
     InputTooLong: ErrorRule(grpc.StatusCode.INVALID_ARGUMENT, _REASON.ERROR_REASON_PROMPT_TOO_LONG),
     ModelNotProvisioned: ErrorRule(grpc.StatusCode.UNAVAILABLE, _REASON.ERROR_REASON_MODEL_NOT_PROVISIONED, 5.0),

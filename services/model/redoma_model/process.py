@@ -12,7 +12,7 @@ from redoma_kit.server import AddressInUse
 from redoma_kit.settings import settings_from_command_line
 from redoma_kit.telemetry import Telemetry
 from redoma_model.engine.hardware import share_cores
-from redoma_model.errors import ModelFileError
+from redoma_model.errors import EngineStalled, ModelFileError
 from redoma_model.server import ModelServer
 from redoma_model.settings import ModelSettings
 
@@ -42,4 +42,9 @@ async def _serve(settings: ModelSettings, log: structlog.stdlib.BoundLogger) -> 
     share_cores(os.environ)
     from redoma_model.loading import LlamaModels
 
-    await ModelServer(settings, LlamaModels(), telemetry, log).run()
+    try:
+        await ModelServer(settings, LlamaModels(), telemetry, log).run()
+    except EngineStalled:
+        log.exception("an engine hangs")
+        # A thread that hangs within the library can't be ended: leave without waiting for it.
+        os._exit(1)

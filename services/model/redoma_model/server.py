@@ -15,7 +15,7 @@ from redoma_model.admission import Admission
 from redoma_model.engine.backend import BackendLoader
 from redoma_model.engine.engine import Engine
 from redoma_model.engine.turnstile import Turnstile
-from redoma_model.errors import MODEL_ERRORS
+from redoma_model.errors import MODEL_ERRORS, EngineStalled
 from redoma_model.journal import UsageJournal
 from redoma_model.metrics import EngineMetrics
 from redoma_model.models import Models, Report, reporting
@@ -92,6 +92,7 @@ class ModelServer:
         Raises:
             ModelFileError: A model can't be loaded.
             MemoryInsufficient: One would not fit the memory that is free.
+            EngineStalled: An engine hangs; the process must end without waiting for it.
             Exception: What an engine died of.
         """
         await self.start()
@@ -99,6 +100,9 @@ class ModelServer:
         watching = asyncio.create_task(self._watch())
         await asyncio.wait((serving, watching), return_when=asyncio.FIRST_COMPLETED)
         failure = watching.exception() if watching.done() else None
+        if isinstance(failure, EngineStalled):
+            # What runs can't end: there is nothing to wait for.
+            raise failure
         self.grpc.request_stop()
         await serving
         watching.cancel()

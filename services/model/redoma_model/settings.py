@@ -99,6 +99,9 @@ class ModelSettings(ServiceSettings):
     max_waiting: int = Field(256, ge=0, description="Most requests that wait; more are refused at once.")
     max_waiting_per_tenant: int = Field(128, ge=0, description="Most of them of one tenant.")
     max_undelivered_tokens: int = Field(2_048, ge=1, description="Most tokens a slow reader may leave unread.")
+    max_step_s: float = Field(
+        60, gt=0, description="The longest a step may last, in seconds; the process ends then, to be started again."
+    )
     threads: int = Field(0, ge=0, le=1_024, description="Threads that compute; 0 is one for each physical core.")
     flash_attention: Literal["auto", "on", "off"] = Field("auto", description="Flash attention.")
     cache_type_k: CacheType = Field("f16", description="Type of the cached keys.")
@@ -190,6 +193,7 @@ class ModelSettings(ServiceSettings):
             max_waiting=self.max_waiting,
             max_waiting_per_tenant=self.max_waiting_per_tenant,
             max_undelivered_tokens=self.max_undelivered_tokens,
+            max_step_s=self.max_step_s,
         )
 
 

@@ -16,8 +16,9 @@ from redoma_kit.errors import DomainError
 from redoma_kit.settings import UpstreamSettings
 from redoma_kit.telemetry import Telemetry
 from redoma_model.engine.backend import DecodeFailed
+from redoma_model.engine.engine import EngineState
 from redoma_model.engine.template import Message, Role
-from redoma_model.errors import MODEL_ERRORS, ModelFileError
+from redoma_model.errors import MODEL_ERRORS, EngineStalled, ModelFileError
 from redoma_model.policy import MODEL_POLICY
 from redoma_model.served import Caller
 from redoma_model.server import ModelServer
@@ -217,6 +218,35 @@ async def test_engine_that_dies_ends_streams_and_says_so(fake_service: Service, 
     with pytest.raises(ZeroDivisionError):
         await fake_service.server.engine.wait_ended()
     assert backend.closed
+
+
+async def test_engine_that_hangs_in_a_step_says_so_and_ends_the_service(
+    pki: TestPki, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("redoma_model.engine.engine.SNAPSHOT_PATIENCE_S", 0.05)
+    monkeypatch.setattr("redoma_model.engine.engine.WATCH_EVERY_S", 0.05)
+    backend = FakeBackend()
+    settings = model_settings(pki, max_step_s=1.0)
+    telemetry = Telemetry("model", settings.metrics, settings.tracing)
+    server = ModelServer(settings, lambda _: loader(backend), telemetry, structlog.get_logger("test"))
+    running = asyncio.create_task(server.run())
+    try:
+        async with asyncio.timeout(60):
+            while server.engine.state is not EngineState.READY:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            await server.model.load()
+        backend.pause()
+        generation = await server.model.generate([Message(Role.USER, "x")], {}, False, False, Caller("acme"))
+        await asyncio.to_thread(backend.wait_paused)
+        with pytest.raises(EngineStalled):
+            await server.engine.snapshot()
+        with pytest.raises(EngineStalled):
+            await running
+    finally:
+        server.engine.cancel(generation.stream)
+        backend.resume()
+        await server.grpc.stop(0)
+        await server.close()
 
 
 async def test_service_whose_engine_dies_ends_with_the_cause(pki: TestPki) -> None:

@@ -24,13 +24,16 @@ from redoma_model.engine.observer import EngineObserver
 from redoma_model.engine.sequence import Request
 from redoma_model.engine.state import EngineSnapshot, Purged
 from redoma_model.engine.stream import Event, Stream
-from redoma_model.errors import GenerationFailed, ModelLoading, QueueFull
+from redoma_model.errors import EngineStalled, GenerationFailed, ModelLoading, QueueFull
 from redoma_model.journal import UsageSink
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 # How often an engine that turns idle looks for what it holds and shouldn't, in seconds.
 CHECK_EVERY_S = 1.0
+# How often the thread is looked after, and how long an answer about its state is waited for, in seconds.
+WATCH_EVERY_S = 1.0
+SNAPSHOT_PATIENCE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +45,14 @@ class EngineLimits:
         max_waiting: Most requests that wait beyond those that run.
         max_waiting_per_tenant: Most of them of one tenant.
         max_undelivered_tokens: Most tokens a slow reader may leave unread.
+        max_step_s: The longest a step may last; the engine is taken for dead then.
     """
 
     core: CoreLimits
     max_waiting: int = 256
     max_waiting_per_tenant: int = 128
     max_undelivered_tokens: int = 2_048
+    max_step_s: float = 60.0
 
 
 class EngineState(Enum):
@@ -164,6 +169,9 @@ class Engine:
         self._inbox: SimpleQueue[_Command] = SimpleQueue()
         self._room = _Room(limits)
         self._stopping = False
+        # When the thread began the step it is in; None between steps.
+        self._step_begun_at: float | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._state = EngineState.LOADING
         self._loop: asyncio.AbstractEventLoop
@@ -185,6 +193,7 @@ class Engine:
         self._loaded.add_done_callback(lambda loaded: loaded.cancelled() or loaded.exception())
         self._ended = self._loop.create_future()
         self._thread.start()
+        self._watching = asyncio.create_task(self._watch())
 
     async def wait_loaded(self) -> Backend:
         """Waits until the model is loaded and gives it, for its info and its tokenizer.
@@ -241,8 +250,22 @@ class Engine:
             self._inbox.put(_Cancel(stream))
 
     async def snapshot(self) -> EngineSnapshot:
-        """Gives what the engine is doing, between two steps."""
-        return await self._on_thread(lambda core: core.snapshot())
+        """Gives what the engine is doing, between two steps.
+
+        Raises:
+            EngineStalled: It does not come to the end of a step.
+        """
+        try:
+            async with asyncio.timeout(SNAPSHOT_PATIENCE_S):
+                return await self._on_thread(lambda core: core.snapshot())
+        except TimeoutError:
+            raise EngineStalled(self.step_age_s) from None
+
+    @property
+    def step_age_s(self) -> float:
+        """How long the step that is being computed has lasted, in seconds; 0 between steps."""
+        begun_at = self._step_begun_at
+        return 0.0 if begun_at is None else self._clock() - begun_at
 
     async def purge(self, tenant: str) -> Purged:
         """Ends the requests of a tenant with TenantPurged and drops all that was computed for it."""
@@ -280,8 +303,18 @@ class Engine:
         if self._thread.ident is None:
             return
         self._stopping = True
+        if self._watching is not None:
+            self._watching.cancel()
         self._inbox.put(_Stop())
-        await asyncio.to_thread(self._thread.join)
+        if self.step_age_s <= self._limits.max_step_s:
+            await asyncio.to_thread(self._thread.join, self._limits.max_step_s)
+
+    async def _watch(self) -> None:
+        """Takes the engine for dead when a step lasts too long, such as one that hangs within the library."""
+        while self.step_age_s <= self._limits.max_step_s:  # noqa: ASYNC110 (the thread that hangs sets no event)
+            await asyncio.sleep(WATCH_EVERY_S)
+        _log.critical("A step has lasted %.0f s; the engine is taken for dead.", self.step_age_s)
+        _settle(self._ended, EngineStalled(self.step_age_s))
 
     async def _on_thread(self, job: Callable[[EngineCore], T]) -> T:
         if self._state is EngineState.LOADING:
@@ -315,7 +348,7 @@ class Engine:
             self._state = EngineState.STOPPED
             self._room.close()
             self._tell(self._loaded.set_exception, error)
-            self._tell(self._ended.set_result, None)
+            self._tell(_settle, self._ended, None)
             return
         core = EngineCore(backend, self._limits.core, self._observer, self._usage, self._turn, self._clock)
         self._room.slots = backend.info.slots
@@ -337,7 +370,7 @@ class Engine:
                 _log.exception("The engine could not be taken down in order.")
                 failure = failure or error
             finally:
-                self._tell(self._ended.set_result, failure)
+                self._tell(_settle, self._ended, failure)
 
     def _serve(self, core: EngineCore) -> None:
         check_at = 0.0
@@ -348,7 +381,9 @@ class Engine:
                     return
                 self._obey(core, command)
                 self._flush(core)
+            self._step_begun_at = self._clock()
             core.step()
+            self._step_begun_at = None
             self._flush(core)
             if core.idle and self._clock() >= check_at:
                 core.check_idle()

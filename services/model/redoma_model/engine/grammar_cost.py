@@ -12,7 +12,12 @@ from redoma_model.engine.backend import GrammarError
 from redoma_model.engine.grammar import ROOT, Characters, Grammar, parse_grammar
 
 # Most readings of a text at once.
-MAX_STACKS = 128
+MAX_STACKS = 256
+# Most ways to read on within one token. llama.cpp follows each way apart, even where two come to the same, and does
+# so for every token of the vocabulary that fits so far: their number is what a token costs.
+MAX_WAYS = 1_024
+# Characters of a token; the few that are longer cost more, and are few.
+TOKEN_CHARACTERS = 8
 # Stacks to compute when looking for a text with too many readings: some 100 ms of work.
 PROBES = 40_000
 LEAST_PROBES = 400
@@ -99,6 +104,8 @@ class _Probe:
         self._grammar = grammar
         self._random = random.Random(0)  # noqa: S311
         self._left = 0
+        # Stacks that may still be computed to count ways.
+        self._ways_left = PROBES
 
     def run(self) -> None:
         starts = [self._grammar.numbers[ROOT], *_nested_in_themselves(self._grammar)]
@@ -110,6 +117,10 @@ class _Probe:
     def _walk(self, first: _Stacks, width: int) -> None:
         beam = [first]
         for _ in range(PROBE_CHARACTERS):
+            for stacks in beam:
+                left, self._left = self._left, self._ways_left
+                self._check_ways(stacks)
+                self._left, self._ways_left = left, self._left
             reached: set[_Stacks] = set()
             for stacks in beam:
                 reached.update(self._after(stacks, code_point) for code_point in self._promising(stacks))
@@ -117,6 +128,21 @@ class _Probe:
                     return
             reached.discard(frozenset())
             beam = sorted(reached, key=len, reverse=True)[:width]
+
+    def _check_ways(self, stacks: _Stacks) -> None:
+        """Follows the characters that most ways allow, as far as a token goes, and counts the ways."""
+        ways = dict.fromkeys(stacks, 1)
+        for _ in range(TOKEN_CHARACTERS):
+            code_point = next(iter(self._promising(frozenset(ways))), None)
+            if code_point is None or self._left <= 0:
+                return
+            reached: dict[_Stack, int] = {}
+            for stack, count in ways.items():
+                for following in self._after(frozenset((stack,)), code_point):
+                    reached[following] = reached.get(following, 0) + count
+            ways = reached
+            if sum(ways.values()) > MAX_WAYS:
+                raise _too_ambiguous()
 
     def _promising(self, stacks: _Stacks) -> list[int]:
         """Gives the characters that most stacks allow, and a random one."""
@@ -224,4 +250,7 @@ def _described(grammar: Grammar, number: int) -> str:
 
 
 def _too_ambiguous() -> GrammarError:
-    return GrammarError(f"The grammar is too ambiguous: a text can be read in more than {MAX_STACKS} ways at once.")
+    return GrammarError(
+        "The grammar is too ambiguous: the same text can be read in too many ways. Let fewer repetitions and optional "
+        "parts that allow the same characters follow each other."
+    )

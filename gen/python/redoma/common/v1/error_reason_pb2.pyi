@@ -162,6 +162,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """INVALID_ARGUMENT. The file is no model that can be served: it is missing, cut short, not GGUF, or of an unknown kind.
       {"reason": "MODEL_FILE_INVALID", "metadata": {"file": "qwen.gguf"}}
     """
+    ERROR_REASON_ENGINE_STALLED: _ErrorReason.ValueType  # 35
+    """UNAVAILABLE, with RetryInfo. An engine does not answer, as it has been in one step for long. The service ends itself when
+    that lasts too long, and is started again.
+      {"reason": "ENGINE_STALLED", "metadata": {"step_s": "12.5"}}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason says why a call failed. A failed call's status carries exactly one google.rpc.ErrorInfo whose
@@ -308,5 +313,10 @@ ERROR_REASON_TENANT_PURGED: ErrorReason.ValueType  # 33
 ERROR_REASON_MODEL_FILE_INVALID: ErrorReason.ValueType  # 34
 """INVALID_ARGUMENT. The file is no model that can be served: it is missing, cut short, not GGUF, or of an unknown kind.
   {"reason": "MODEL_FILE_INVALID", "metadata": {"file": "qwen.gguf"}}
+"""
+ERROR_REASON_ENGINE_STALLED: ErrorReason.ValueType  # 35
+"""UNAVAILABLE, with RetryInfo. An engine does not answer, as it has been in one step for long. The service ends itself when
+that lasts too long, and is started again.
+  {"reason": "ENGINE_STALLED", "metadata": {"step_s": "12.5"}}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

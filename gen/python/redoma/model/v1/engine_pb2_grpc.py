@@ -103,6 +103,8 @@ class EngineServiceServicer:
 
     def GetEngineState(self, request, context):
         """Gets what every loaded model is doing at this moment, between two steps.
+
+        Errors: UNAVAILABLE (ENGINE_STALLED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -111,7 +113,7 @@ class EngineServiceServicer:
     def WatchEngine(self, request, context):
         """Sends the state at once and then at an interval, until the caller ends the call.
 
-        Errors: INVALID_ARGUMENT (INVALID_FIELD).
+        Errors: INVALID_ARGUMENT (INVALID_FIELD), UNAVAILABLE (ENGINE_STALLED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -40,11 +40,14 @@ class EngineServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> EngineServiceAsyncStub: ...
     GetEngineState: _grpc.UnaryUnaryMultiCallable[_engine_pb2.GetEngineStateRequest, _engine_pb2.GetEngineStateResponse]
-    """Gets what every loaded model is doing at this moment, between two steps."""
+    """Gets what every loaded model is doing at this moment, between two steps.
+
+    Errors: UNAVAILABLE (ENGINE_STALLED).
+    """
     WatchEngine: _grpc.UnaryStreamMultiCallable[_engine_pb2.WatchEngineRequest, _engine_pb2.WatchEngineResponse]
     """Sends the state at once and then at an interval, until the caller ends the call.
 
-    Errors: INVALID_ARGUMENT (INVALID_FIELD).
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), UNAVAILABLE (ENGINE_STALLED).
     """
     PurgeTenant: _grpc.UnaryUnaryMultiCallable[_engine_pb2.PurgeTenantRequest, _engine_pb2.PurgeTenantResponse]
     """Ends the requests of a tenant with TENANT_PURGED and drops all that was computed for it in every loaded model: KV cells,
@@ -106,11 +109,14 @@ class EngineServiceAsyncStub(EngineServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetEngineState: _aio.UnaryUnaryMultiCallable[_engine_pb2.GetEngineStateRequest, _engine_pb2.GetEngineStateResponse]  # type: ignore[assignment]
-    """Gets what every loaded model is doing at this moment, between two steps."""
+    """Gets what every loaded model is doing at this moment, between two steps.
+
+    Errors: UNAVAILABLE (ENGINE_STALLED).
+    """
     WatchEngine: _aio.UnaryStreamMultiCallable[_engine_pb2.WatchEngineRequest, _engine_pb2.WatchEngineResponse]  # type: ignore[assignment]
     """Sends the state at once and then at an interval, until the caller ends the call.
 
-    Errors: INVALID_ARGUMENT (INVALID_FIELD).
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), UNAVAILABLE (ENGINE_STALLED).
     """
     PurgeTenant: _aio.UnaryUnaryMultiCallable[_engine_pb2.PurgeTenantRequest, _engine_pb2.PurgeTenantResponse]  # type: ignore[assignment]
     """Ends the requests of a tenant with TENANT_PURGED and drops all that was computed for it in every loaded model: KV cells,
@@ -175,7 +181,10 @@ class EngineServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _engine_pb2.GetEngineStateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_engine_pb2.GetEngineStateResponse, _abc.Awaitable[_engine_pb2.GetEngineStateResponse]]:
-        """Gets what every loaded model is doing at this moment, between two steps."""
+        """Gets what every loaded model is doing at this moment, between two steps.
+
+        Errors: UNAVAILABLE (ENGINE_STALLED).
+        """
 
     @_abc_1.abstractmethod
     def WatchEngine(
@@ -185,7 +194,7 @@ class EngineServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_engine_pb2.WatchEngineResponse], _abc.AsyncIterator[_engine_pb2.WatchEngineResponse]]:
         """Sends the state at once and then at an interval, until the caller ends the call.
 
-        Errors: INVALID_ARGUMENT (INVALID_FIELD).
+        Errors: INVALID_ARGUMENT (INVALID_FIELD), UNAVAILABLE (ENGINE_STALLED).
         """
 
     @_abc_1.abstractmethod
