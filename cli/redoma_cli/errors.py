@@ -20,6 +20,7 @@ MENDS_BY_REASON: Mapping[str, str] = {
     "RESOURCE_NOT_FOUND": "Check the name; `redoma tenant list` and `redoma key list TENANT` show what exists.",
     "RESOURCE_EXISTS": "Choose another id, or use what exists.",
     "MODEL_NOT_FOUND": "Leave the model out to use the one served here.",
+    "ENGINE_STALLED": "Wait for the step to end; if it does not, the service is started again by itself.",
     "MODEL_FILE_INVALID": "Name a GGUF file by its path in the model folder, $REDOMA_HOME/models on this machine.",
     "MEMORY_INSUFFICIENT": "Unload a model with `redoma engine unload`, or load with fewer --kv-cells or --slots.",
     "ADAPTER_NOT_FOUND": "`redoma engine adapter list` shows what is loaded; `redoma engine adapter load` loads more.",

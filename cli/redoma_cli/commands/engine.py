@@ -83,7 +83,7 @@ def models(edge: EdgeOption = None, key: KeyOption = None, as_json: JsonOption =
 def load(
     file: Annotated[str, typer.Argument(metavar="FILE", help="The GGUF file's path in the service's model folder.")],
     model_id: Annotated[str, typer.Option("--id", help="Its id for callers; made of the file's name by default.")] = "",
-    slots: Annotated[int, typer.Option(min=0, max=64, help="Requests computed at once; 0 is as the first model.")] = 0,
+    slots: Annotated[int, typer.Option(min=0, max=128, help="Requests computed at once; 0 is as the first model.")] = 0,
     kv_cells: Annotated[int, typer.Option(min=0, help="Tokens its KV cache holds; 0 sizes it by the memory.")] = 0,
     context_tokens: Annotated[
         int, typer.Option(min=0, help="Context window of one request; 0 is as the first model.")

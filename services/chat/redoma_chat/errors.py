@@ -109,20 +109,8 @@ class AdapterDenied(ModelRefusal):
     """The adapter that the identity names is another tenant's."""
 
 
-class AdapterIncompatible(ModelRefusal):
-    """The adapter that the identity names can't be used over the model."""
-
-
-class MemoryInsufficient(ModelRefusal):
-    """What the request needs does not fit the memory that is free."""
-
-
 class TenantPurged(ModelRefusal):
     """An operator dropped what the model service held of the tenant while the request ran."""
-
-
-class ModelFileInvalid(ModelRefusal):
-    """The model's file can't be served."""
 
 
 class GenerationFailed(ModelRefusal):
@@ -160,10 +148,7 @@ CHAT_ERRORS: ErrorTable = {
     ModelDedicated: ErrorRule(_CODE.PERMISSION_DENIED, _REASON.ERROR_REASON_MODEL_DEDICATED),
     AdapterNotFound: ErrorRule(_CODE.NOT_FOUND, _REASON.ERROR_REASON_ADAPTER_NOT_FOUND),
     AdapterDenied: ErrorRule(_CODE.PERMISSION_DENIED, _REASON.ERROR_REASON_ADAPTER_DENIED),
-    AdapterIncompatible: ErrorRule(_CODE.FAILED_PRECONDITION, _REASON.ERROR_REASON_ADAPTER_INCOMPATIBLE),
-    MemoryInsufficient: ErrorRule(_CODE.RESOURCE_EXHAUSTED, _REASON.ERROR_REASON_MEMORY_INSUFFICIENT),
     TenantPurged: ErrorRule(_CODE.ABORTED, _REASON.ERROR_REASON_TENANT_PURGED),
-    ModelFileInvalid: ErrorRule(_CODE.INVALID_ARGUMENT, _REASON.ERROR_REASON_MODEL_FILE_INVALID),
     GenerationFailed: ErrorRule(_CODE.INTERNAL, _REASON.ERROR_REASON_GENERATION_FAILED),
     ModelCallDenied: ErrorRule(_CODE.PERMISSION_DENIED, _REASON.ERROR_REASON_METHOD_DENIED),
     ModelScopeMissing: ErrorRule(_CODE.PERMISSION_DENIED, _REASON.ERROR_REASON_SCOPE_MISSING),

@@ -123,7 +123,9 @@ class GrpcModelChannel:
             async for response in call:
                 event = _event(response)
                 has_started = has_started or isinstance(event, Started)
-                if event is None or not has_started:
+                if event is None:
+                    continue
+                if not has_started:
                     break
                 yield event
                 if isinstance(event, Done):

@@ -279,18 +279,11 @@ async def test_wrong_request_names_the_field(world: World, body: Any, param: str
         (grpc.StatusCode.NOT_FOUND, "ADAPTER_NOT_FOUND", ("invalid_request_error", None, "adapter_not_found")),
         (grpc.StatusCode.PERMISSION_DENIED, "ADAPTER_DENIED", ("permission_error", None, "adapter_denied")),
         (
-            grpc.StatusCode.FAILED_PRECONDITION,
-            "ADAPTER_INCOMPATIBLE",
-            ("invalid_request_error", None, "adapter_incompatible"),
-        ),
-        (
             grpc.StatusCode.RESOURCE_EXHAUSTED,
             "DEADLINE_UNREACHABLE",
             ("rate_limit_error", None, "deadline_unreachable"),
         ),
-        (grpc.StatusCode.RESOURCE_EXHAUSTED, "MEMORY_INSUFFICIENT", ("rate_limit_error", None, "memory_insufficient")),
         (grpc.StatusCode.ABORTED, "TENANT_PURGED", ("conflict_error", None, "tenant_purged")),
-        (grpc.StatusCode.INVALID_ARGUMENT, "MODEL_FILE_INVALID", ("invalid_request_error", None, "model_file_invalid")),
     ],
 )
 async def test_failure_before_the_first_chunk_is_a_status_with_openais_error(

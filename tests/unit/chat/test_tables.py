@@ -58,8 +58,12 @@ def documented() -> dict[str, tuple[grpc.StatusCode, bool]]:
     return {name: (grpc.StatusCode[code], bool(retry)) for code, retry, name in found}
 
 
-# What others than the model service refuse calls with.
+# What others than the model service refuse calls with, or the model service refuses operators' calls with.
 NOT_THE_MODELS = {
+    "ADAPTER_INCOMPATIBLE",
+    "MEMORY_INSUFFICIENT",
+    "MODEL_FILE_INVALID",
+    "ENGINE_STALLED",
     "INPUT_REFUSED",
     "CREDENTIAL_EXPIRED",
     "CREDENTIAL_REVOKED",

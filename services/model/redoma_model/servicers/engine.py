@@ -32,7 +32,7 @@ ENGINE_SERVICE = pb.DESCRIPTOR.services_by_name["EngineService"].full_name
 DEFAULT_INTERVAL_S, LEAST_INTERVAL_S, MOST_INTERVAL_S = 1.0, 0.1, 60.0
 DEFAULT_RECORDS, MOST_RECORDS = 100, 1_000
 MAX_TENANT_CHARACTERS = 128
-MAX_SLOTS = 64
+MAX_SLOTS = 128
 LEAST_CONTEXT_TOKENS = 64
 # What is left of a call's time to answer in, once the running requests of an unloaded model were given the rest.
 ANSWER_MARGIN_S = 2.0

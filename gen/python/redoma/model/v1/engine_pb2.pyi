@@ -547,7 +547,7 @@ class LoadModelRequest(_message.Message):
     id: _builtins.str
     """The model's id for callers: letters, digits and `._:/-`, at most 128. Empty: made of the file's name."""
     slots: _builtins.int
-    """How many requests it computes at once, 1 to 64. 0: as the first model."""
+    """How many requests it computes at once, 1 to 128. 0: as the first model."""
     kv_cells: _builtins.int
     """Tokens its KV cache holds. 0: sized by the memory there is."""
     context_tokens: _builtins.int
