@@ -12,6 +12,7 @@ from jsonschema.validators import validator_for
 
 from redoma_kit.errors import InvalidField
 from redoma_model.engine.backend import GrammarError
+from redoma_model.engine.schema_error import SchemaRefused
 
 MAX_FORM_BYTES = 64 << 10
 MAX_NESTING = 64
@@ -28,7 +29,8 @@ object ::= "{" ws ( member ( "," ws member )* )? "}"
 member ::= string ":" ws value ws
 array  ::= "[" ws ( value ws ( "," ws value ws )* )? "]"
 string ::= "\"" char* "\""
-char   ::= [^"\\\x7F\x00-\x1F] | "\\" ( ["\\/bfnrt] | "u" [0-9a-fA-F]{4} )
+char   ::= [^"\\\x7F\x00-\x1F] | "\\" ( ["\\/bfnrt] | "u" ( [0-9a-ce-fA-CE-F] hex | [dD] [0-7] ) hex hex )
+hex    ::= [0-9a-fA-F]
 number ::= "-"? ( "0" | [1-9] [0-9]{0,15} ) ( "." [0-9]{1,16} )? ( [eE] [-+]? [0-9]{1,3} )?
 ws     ::= ( " " | "\n" [ \t]{0,20} )?
 """
@@ -85,6 +87,8 @@ def grammar_of(form: ResponseForm, maker: GrammarMaker) -> str:
             schema = parse_schema(text)
             try:
                 grammar = maker.schema_grammar(schema)
+            except SchemaRefused as error:
+                raise InvalidField(_field(error.path), f"{error.problem}.") from error
             except GrammarError as error:
                 raise InvalidField(SCHEMA_FIELD, str(error)) from error
             _check_grammar(maker, SCHEMA_FIELD, grammar)

@@ -6,6 +6,7 @@ Texts are drawn at random from the grammar and judged by the reference validator
 import json
 import random
 import re
+from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum, IntEnum
@@ -71,13 +72,15 @@ WORDS = st.sampled_from(["a", "b", "ab", "é", 'q"', "\\", "x y", ""])
 SCALARS = st.none() | st.booleans() | st.integers(-20, 20) | st.sampled_from([0.5, 1.0, -2.25]) | WORDS
 PATTERNS = st.recursive(
     st.sampled_from(
-        ["a", "b", r"\d", r"\w", r"\s", r"\S", r"\D", r"\W", ".", "[a-c]", "[^a-c]", r'["\\]', r"\n", r"\x41", r"[\t\x01]",
-         r"[^\s\d]", r"\.", "é"]
+        ["a", "b", r"\d", r"\w", r"\s", r"\S", r"\D", r"\W", ".", "[a-c]", "[^a-c]", r'["\\]', r"\n", r"\x41", r"\.",
+         "é", r"[\t\x01]", r"[^\s\d]"]
     ),
     lambda inner: st.one_of(
         st.tuples(inner, inner).map("".join),
         st.tuples(inner, inner).map(lambda two: f"(?:{two[0]}|{two[1]})"),
-        st.tuples(inner, st.sampled_from(["*", "+", "?", "{2}", "{1,3}", "{2,}", "*?"])).map(lambda two: f"({two[0]}){two[1]}"),
+        st.tuples(inner, st.sampled_from(["*", "+", "?", "{2}", "{1,3}", "{2,}", "*?"])).map(
+            lambda two: f"({two[0]}){two[1]}"
+        ),
     ),
     max_leaves=6,
 )  # fmt: skip
@@ -111,14 +114,18 @@ LISTED = st.fixed_dictionaries(
         "maxLength": st.just(1),
     },
 )
+LEAF = {"$ref": "#/$defs/leaf"}
+TYPES = st.lists(
+    st.sampled_from(["string", "null", "boolean", "number", "integer"]), min_size=1, max_size=3, unique=True
+)
 LEAVES = (
     TEXTS
     | FIGURES
     | LISTED
     | st.builds(lambda value: {"const": value}, SCALARS)
-    | st.builds(lambda names: {"type": names}, st.lists(st.sampled_from(["string", "null", "boolean", "number", "integer"]), min_size=1, max_size=3, unique=True))
-    | st.sampled_from([{}, True, {"$ref": "#/$defs/leaf"}, {"$ref": "#/$defs/leaf", "maximum": 3}, {"$ref": "#/$defs/tree"}])
-)  # fmt: skip
+    | st.builds(lambda names: {"type": names}, TYPES)
+    | st.sampled_from([{}, True, LEAF, {**LEAF, "maximum": 3}, {"$ref": "#/$defs/tree"}])
+)
 
 
 def grown(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
@@ -155,15 +162,16 @@ def grown(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     sets = st.builds(
         lambda items, least: {"uniqueItems": True, "items": items, "minItems": least}, LISTED, st.integers(0, 2)
     )
+    several = st.lists(inner, min_size=1, max_size=3)
     return st.one_of(
         objects,
         maps,
         patterned,
         arrays,
         sets,
-        st.builds(lambda some, beside: {**beside, "anyOf": some}, st.lists(inner, min_size=1, max_size=3), st.just({}) | FIGURES | objects),
-        st.builds(lambda some: {"oneOf": some}, st.lists(inner, min_size=1, max_size=3)),
-        st.builds(lambda some, beside: {**beside, "allOf": some}, st.lists(inner, min_size=1, max_size=2), st.just({}) | TEXTS | objects),
+        st.builds(lambda some, beside: {**beside, "anyOf": some}, several, st.just({}) | FIGURES | objects),
+        st.builds(lambda some: {"oneOf": some}, several),
+        st.builds(lambda some, beside: {**beside, "allOf": some}, several, st.just({}) | TEXTS | objects),
     )  # fmt: skip
 
 
@@ -174,11 +182,14 @@ SCHEMAS = st.builds(
 )
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 @given(SCHEMAS, st.integers(0, 1_000))
 @example({"type": "string", "minLength": 2, "maxLength": 2}, 3)
 @example({"oneOf": [{"type": "integer"}, {"type": "number"}]}, 0)
 @example({"type": "string", "enum": ["a", 1]}, 0)
+@example({"oneOf": [{}, {}]}, 0)
+@example({"oneOf": [{"type": "string"}, {"items": {"enum": [1], "type": "string"}, "minItems": 1}]}, 0)
+@example({"oneOf": [{"const": "é"}, {"enum": ["é"], "pattern": r"^\w$"}]}, 0)
 @example({"properties": {"a": {"type": "integer"}}, "additionalProperties": {"type": "string"}, "required": ["b"]}, 0)
 @example({"allOf": [{"properties": {"a": {}}, "additionalProperties": False}, {"properties": {"b": {}}}]}, 0)
 def test_no_text_of_a_grammar_breaks_its_schema(schema: dict[str, Any], seed: int) -> None:
@@ -239,7 +250,7 @@ class Address(BaseModel):
 
 
 class Person(BaseModel):
-    name: constr(min_length=2, max_length=5000, strip_whitespace=True)  # type: ignore[valid-type]
+    name: constr(min_length=2, max_length=5000)  # type: ignore[valid-type]
     age: Annotated[int, Field(ge=0, le=150, examples=[30])]
     height: PositiveFloat | None = None
     score: Annotated[float, Field(gt=-1, lt=1)] = 0.0
@@ -306,7 +317,7 @@ STRICT = [Address, Person, Node, Cat, Pets]
 @pytest.mark.parametrize("model", MODELS)
 def test_answer_to_a_pydantic_schema_is_a_model(model: type[BaseModel]) -> None:
     for mode in ("validation", "serialization"):
-        schema = model.model_json_schema(mode=mode)  # type: ignore[arg-type]
+        schema = model.model_json_schema(mode=mode)
         assert_kept(schema)
         for text in drawn(schema, 40) if mode == "validation" else ():
             if model is not Times:
@@ -333,7 +344,11 @@ SENT: dict[str, tuple[dict[str, Any], list[object], list[object]]] = {
                 "at": {"type": "string", "format": "date-time", "pattern": INSTANT_OF_ZOD},
                 "count": {"type": "integer", "minimum": -9007199254740991, "maximum": 9007199254740991},
                 "kind": {"type": "string", "const": "x"},
-                "tags": {"type": "object", "propertyNames": {"type": "string"}, "additionalProperties": {"type": "number"}},
+                "tags": {
+                    "type": "object",
+                    "propertyNames": {"type": "string"},
+                    "additionalProperties": {"type": "number"},
+                },
             },
             "required": ["id", "mail", "at", "count", "kind", "tags"],
             "additionalProperties": False,
@@ -379,7 +394,7 @@ SENT: dict[str, tuple[dict[str, Any], list[object], list[object]]] = {
         [None, {"a": None}],
     ),
     "reference with a description": (
-        {"properties": {"a": {"$ref": "#/$defs/a", "description": "d", "default": 1}}, "$defs": {"a": {"type": "integer"}}},
+        {"properties": {"a": {"$ref": "#/$defs/a", "description": "d"}}, "$defs": {"a": {"type": "integer"}}},
         [{"a": 3}],
         [{"a": "x"}],
     ),
@@ -408,7 +423,7 @@ SENT: dict[str, tuple[dict[str, Any], list[object], list[object]]] = {
         [{"k": "a"}, {"k": "c"}],
     ),
     "tree": (
-        {"type": "object", "properties": {"v": {"type": "integer"}, "l": {"$ref": "#"}, "r": {"$ref": "#"}}, "required": ["v"]},
+        {"properties": {"v": {"type": "integer"}, "l": {"$ref": "#"}, "r": {"$ref": "#"}}, "required": ["v"]},
         [{"v": 1}, {"v": 1, "l": {"v": 2, "r": {"v": 3}}}],
         [{"l": {"v": 1}}],
     ),
@@ -431,7 +446,7 @@ SENT: dict[str, tuple[dict[str, Any], list[object], list[object]]] = {
     "pattern and length": ({"pattern": "^[a-z]*$", "minLength": 2, "maxLength": 3}, ["ab", "abc"], ["a", "abcd", "A"]),
     "password": ({"pattern": r"^(?=.*[A-Z])(?=.*\d).{4,}$"}, ["abC4", "4Cab!"], ["abcd", "aC4", "ABCD"]),
     "share": ({"type": "number", "minimum": 0, "maximum": 1}, [0, 1, 0.5, 0.99, 1.0, 0.0], [1.01, -0.5, 2]),
-    "latitude": ({"type": "number", "minimum": -90, "exclusiveMaximum": 90.5}, [-90, 90.49, -0.5, 45.123], [90.5, -90.1]),
+    "latitude": ({"minimum": -90, "exclusiveMaximum": 90.5}, [-90, 90.49, -0.5, 45.123], [90.5, -90.1]),
     "prices": ({"type": "number", "exclusiveMinimum": 0}, [0.01, 1, 1999.99], [0, -1, 0.0]),
     "tens": ({"type": "integer", "multipleOf": 10, "minimum": -20}, [0, -20, 10, 1230], [5, -30, 15]),
 }  # fmt: skip
@@ -448,6 +463,11 @@ def test_what_clients_send_is_followed(name: str) -> None:
         assert_kept(schema)
 
 
+INSTANTS: dict[str, Callable[[str], object]] = {
+    "date": date.fromisoformat,
+    "time": time.fromisoformat,
+    "date-time": datetime.fromisoformat,
+}
 FORMAT_SAMPLES = {
     "date": ["2024-02-29", "1999-12-31"],
     "time": ["23:59:59Z", "00:00:00.25+02:00"],
@@ -471,20 +491,18 @@ def test_formats_are_kept(name: str) -> None:
     for text in FORMAT_SAMPLES.get(name, []):
         assert follows(grammar, spaced(text))
     for text in map(json.loads, drawn(schema, 100)):
-        if name in ("date", "time", "date-time"):
-            {"date": date, "time": time, "date-time": datetime}[name].fromisoformat(text)
+        if name in INSTANTS:
+            INSTANTS[name](text)
 
 
 # What is refused, and where.
 
-LOOP = {
-    "$ref": "#/$defs/a",
-    "$defs": {"a": {"allOf": [{"$ref": "#/$defs/b"}]}, "b": {"allOf": [{"$ref": "#/$defs/a"}]}},
-}
+B = {"$ref": "#/$defs/b"}
+LOOP = {"$ref": "#/$defs/a", "$defs": {"a": {"allOf": [B]}, "b": {"allOf": [{"$ref": "#/$defs/a"}]}}}
 
 
 def at(name: str, **schema: object) -> tuple[object, str]:
-    return {"properties": {"p": [schema][0]}}, f"properties.p.{name}"
+    return {"properties": {"p": schema}}, f"properties.p.{name}"
 
 
 @pytest.mark.parametrize(
@@ -525,7 +543,7 @@ def at(name: str, **schema: object) -> tuple[object, str]:
         at("allOf[1].anyOf[0].items.not", allOf=[{}, {"anyOf": [{"type": "array", "items": {"not": {}}}]}]),
         at("enum", type="integer", enum=["a"]),
         at("const", const=1e999),
-        ({"$ref": "#/$defs/a", "$defs": {"a": {"items": {"$ref": "#/$defs/b"}}, "b": {"minItems": 5_000}}}, "$defs.b.minItems"),
+        ({"$ref": "#/$defs/a", "$defs": {"a": {"items": B}, "b": {"minItems": 5_000}}}, "$defs.b.minItems"),
         ({"$ref": "#/$defs/a", "minimum": 1, "$defs": {"a": {"multipleOf": 3}}}, "$defs.a.multipleOf"),
         ({"allOf": [{"unevaluatedProperties": False}, {"properties": {"a": {}}}]}, "allOf[0].unevaluatedProperties"),
         ({"$defs": {"a": {"$id": "http://x/", "$ref": "#/$defs/b"}, "b": {}}, "$ref": "#/$defs/a"}, "$defs.a.$ref"),

@@ -16,7 +16,6 @@ MAX_ELEMENTS = 65_536
 MAX_NESTING = 64
 MAX_REPETITIONS = 2_000
 ROOT = "root"
-_MAX_CODE_POINT = 0xFFFF_FFFF
 _NAME = re.compile(r"[a-zA-Z0-9-]+")
 _SPACE = re.compile(r"(?:[ \t]|#[^\r\n]*)*")
 _SPACE_AND_LINES = re.compile(r"(?:[ \t\r\n]|#[^\r\n]*)*")

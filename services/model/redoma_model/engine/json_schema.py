@@ -1,67 +1,55 @@
 """JSON Schema to GBNF: a grammar of JSON texts that the schema allows, or a refusal that names what can't be followed.
 
 It never fetches anything. The grammar may allow less than the schema does and never more: properties come in the order
-they are written in, and an object with named properties has no others.
+they are written in, an object with named properties has no others, and a set lists its values in their order. What the
+specification has as annotation is passed over, `nullable` of OpenAPI with it: null is written where `type` allows it.
 """
 
-import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from urllib.parse import unquote
+from collections.abc import Callable, Iterable
+from functools import partial
 
-from redoma_model.engine.backend import GrammarError
-from redoma_model.engine.grammar import MAX_REPETITIONS
+from redoma_model.engine.schema_arrays import Arrays
+from redoma_model.engine.schema_error import Path, SchemaAllowsNothing, SchemaRefused
+from redoma_model.engine.schema_node import (
+    MAX_DEPTH,
+    Document,
+    Key,
+    Node,
+    Part,
+    branches,
+    implied_types,
+    key_of,
+    part_of,
+    types_of,
+)
+from redoma_model.engine.schema_numbers import number_expression
+from redoma_model.engine.schema_objects import Objects
+from redoma_model.engine.schema_rules import Rules, either
+from redoma_model.engine.schema_strings import Texts
+from redoma_model.engine.schema_values import Values, json_text, number_limits, text_limits
 
-MAX_DEPTH = 64
-# Schemas visited; one that is referred to from allOf counts each time.
-MAX_VISITS = 10_000
-_PRIMITIVES = {
-    "ws": r'( " " | "\n" [ \t]{0,20} )?',
-    "value": 'object | array | string | number | "true" | "false" | "null"',
-    "object": '"{" ws ( member ( "," ws member )* )? "}"',
-    "member": 'string ":" ws value ws',
-    "array": '"[" ws ( value ws ( "," ws value ws )* )? "]"',
-    "string": r'"\"" char* "\""',
-    "char": r'[^"\\\x7F\x00-\x1F] | "\\" ( ["\\/bfnrt] | "u" [0-9a-fA-F]{4} )',
-    "number": '"-"? positive',
-    "positive": 'whole ( "." [0-9]{1,16} )? ( [eE] [-+]? [0-9]{1,2} )?',
-    "integer": '"-"? whole',
-    "whole": '"0" | [1-9] [0-9]{0,15}',
-    "boolean": '"true" | "false"',
-    "null": '"null"',
-    "date": '[0-9]{4} "-" ( "0" [1-9] | "1" [0-2] ) "-" ( "0" [1-9] | [12] [0-9] | "3" [01] )',
-    "time": '( [01] [0-9] | "2" [0-3] ) ":" [0-5] [0-9] ":" [0-5] [0-9] ( "." [0-9]{1,6} )? zone',
-    "zone": '"Z" | [-+] ( [01] [0-9] | "2" [0-3] ) ":" [0-5] [0-9]',
-    "uuid": '[0-9a-f]{8} ( "-" [0-9a-f]{4} ){3} "-" [0-9a-f]{12}',
-}
-_FORMATS = {"date": "date", "time": "time", "date-time": 'date "T" time', "uuid": "uuid"}
-_TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
-_COMBINING = ("$ref", "const", "enum", "anyOf", "oneOf", "allOf")
-_OF_TYPE = {
-    "object": ("properties", "required", "additionalProperties"),
-    "array": ("items", "prefixItems", "minItems", "maxItems"),
-    "string": ("minLength", "maxLength", "format"),
-    "number": ("minimum",),
-    "integer": ("minimum",),
-}
-_NOT_FOLLOWED = {
-    "object": ("patternProperties", "propertyNames", "minProperties", "maxProperties", "dependentRequired",
-               "dependentSchemas", "unevaluatedProperties"),
-    "array": ("contains", "minContains", "maxContains", "uniqueItems", "unevaluatedItems", "additionalItems"),
-    "string": ("pattern", "contentSchema"),
-    "number": ("maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
-    "integer": ("maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
-}  # fmt: skip
-_NEVER_FOLLOWED = ("not", "if", "then", "else", "$dynamicRef", "$recursiveRef")
-
-Schema = Mapping[str, object]
-Path = tuple[str | int, ...]
+_PRIMITIVES = r"""ws ::= ( " " | "\n" [ \t]{0,20} )?
+value ::= object | array | string | number | "true" | "false" | "null"
+object ::= "{" ws ( member ( "," ws member )* )? "}"
+member ::= string ":" ws value ws
+array ::= "[" ws ( value ws ( "," ws value ws )* )? "]"
+string ::= "\"" char* "\""
+char ::= [^"\\\x7F\x00-\x1F] | "\\" ( ["\\/bfnrt] | "u" ( [0-9a-ce-fA-CE-F] hex | [dD] [0-7] ) hex hex )
+hex ::= [0-9a-fA-F]
+number ::= "-"? positive
+positive ::= whole ( "." [0-9]{1,16} )? ( [eE] [-+]? [0-9]{1,2} )?
+integer ::= "-"? whole
+whole ::= "0" | [1-9] [0-9]{0,15}
+boolean ::= "true" | "false"
+null ::= "null"
+"""
 
 
 def schema_to_gbnf(schema: object) -> str:
     """Translates a JSON Schema, as parsed JSON.
 
     Raises:
-        GrammarError: It can't be followed; the message names the path within the schema.
+        SchemaRefused: It can't be followed; the message names the path within the schema.
     """
     return _Translation(schema).grammar()
 
@@ -71,247 +59,136 @@ class _Translation:
 
     def __init__(self, schema: object) -> None:
         self._schema = schema
-        self._rules: dict[str, str] = {}
-        # The rule of each reference.
-        self._references: dict[str, str] = {}
-        self._visits = 0
+        self._rules = Rules()
+        self._document = Document(schema)
+        self._texts = Texts(self._rules)
+        self._values = Values(self._document, self._texts)
+        self._objects = Objects(self._document, self._rules, self._texts, self._values, self._expression)
+        self._arrays = Arrays(self._document, self._rules, self._values, self._expression)
+        # The rule of each node that has one, or why there is none.
+        self._names: dict[Key, str | SchemaAllowsNothing] = {}
+        self._open: set[str] = set()
+        # Rules that hold themselves.
+        self._recursive: set[str] = set()
+        self._depth = 0
 
     def grammar(self) -> str:
-        root = self._references["#"] = "root"
-        self._rules[root] = self._expression(self._schema, ())
-        primitives = [f"{name} ::= {rule}" for name, rule in _PRIMITIVES.items()]
-        return "\n".join([*(f"{name} ::= {rule}" for name, rule in self._rules.items()), *primitives]) + "\n"
+        root = self._expression((part_of(self._schema, ()),))
+        return f"root ::= {root}\n{self._rules.text()}{_PRIMITIVES}"
 
-    def _rule(self, expression: str) -> str:
-        name = f"r{len(self._rules)}"
-        self._rules[name] = expression
-        return name
-
-    def _expression(self, schema: object, path: Path) -> str:
-        """Gives what stands for the schema within a rule; an alternative in it is in parentheses."""
-        self._visits += 1
-        if self._visits > MAX_VISITS or len(path) > MAX_DEPTH:
-            raise _refused(path, "makes the schema too large or too deep")
-        if schema is True or schema == {}:
+    def _expression(self, node: Node) -> str:
+        """Gives what stands for a node within a rule; an alternative in it is in parentheses."""
+        node = tuple(part for part in node if part.constraints)
+        if not node:
             return "value"
-        if not isinstance(schema, dict):
-            raise _refused(path, "allows nothing" if schema is False else "is not a schema")
-        self._check_keywords(schema, path, _NEVER_FOLLOWED)
-        combining = [name for name in _COMBINING if name in schema]
-        if len(combining) > 1:
-            raise _refused(path, f"combines {combining[0]} with {combining[1]}, which can't be followed")
-        if combining:
-            return self._combined(schema, combining[0], path)
-        return _either(self._typed(schema, one, path) for one in _types(schema, path))
+        self._document.visit(node[0].path)
+        if len(node) > 1 or node[0].has("$ref") or node[0].has("allOf") or node[0].path == ():
+            return self._named(node)
+        return self._body(node)
 
-    def _combined(self, schema: Schema, keyword: str, path: Path) -> str:
-        if keyword not in ("const", "enum"):
-            beside = [name for names in (*_OF_TYPE.values(), *_NOT_FOLLOWED.values()) for name in names]
-            if not (keyword == "allOf" and any(name in schema for name in _OF_TYPE["object"])):
-                self._check_keywords(schema, path, [name for name in beside if name != "format"])
-        value = schema[keyword]
-        if keyword == "$ref":
-            return self._reference(value, path)
-        if keyword == "const":
-            return _literal(json.dumps(value, ensure_ascii=False))
-        if not isinstance(value, list) or not value:
-            raise _refused((*path, keyword), "is not a list that holds something")
-        if keyword == "enum":
-            return self._one_of({json.dumps(one, ensure_ascii=False) for one in value}, 0)
-        if keyword == "allOf":
-            return self._object(self._merged(schema, path), path)
-        return _either(self._expression(one, (*path, keyword, place)) for place, one in enumerate(value))
+    def _named(self, node: Node) -> str:
+        """Gives the rule of a node that may hold itself or be met again."""
+        node = self._target(node)
+        if not node:
+            return "value"
+        key = key_of(node)
+        if key not in self._names:
+            self._names[key] = self._made(node, key)
+        found = self._names[key]
+        if isinstance(found, SchemaAllowsNothing):
+            raise found
+        if found in self._open:
+            self._recursive.add(found)
+        return found
 
-    def _one_of(self, texts: Collection[str], begin: int) -> str:
-        """Gives an expression of what follows the first `begin` characters of texts that begin alike.
+    def _target(self, node: Node) -> Node:
+        """Follows a reference that is alone."""
+        for _ in range(MAX_DEPTH):
+            if len(node) != 1 or node[0].constraints != {"$ref"}:
+                return tuple(part for part in node if part.constraints)
+            node = (self._document.target(node[0]),)
+        raise SchemaRefused(node[0].path, "refers to itself without end")
 
-        Texts go together as long as they begin alike, so that few ways to read one are open at once.
-        """
-        by_next: dict[str, list[str]] = {}
-        for text in sorted(texts):
-            by_next.setdefault(text[begin : begin + 1], []).append(text)
-        found: list[str] = []
-        for group in by_next.values():
-            end = _common(group[0], group[-1])
-            rest = "" if len(group) == 1 else f" {self._rule(self._one_of(group, end))}"
-            found.append(f"{_literal(group[0][begin:end])}{rest}")
-        return _either(found)
-
-    def _reference(self, reference: object, path: Path) -> str:
-        if not isinstance(reference, str) or not (reference == "#" or reference.startswith("#/")):
-            raise _refused((*path, "$ref"), "does not point into the schema by #/…")
-        if reference not in self._references:
-            target = self._target(reference, path)
-            name = self._references[reference] = self._rule("")
-            self._rules[name] = self._expression(target, (*path, "$ref"))
-        return self._references[reference]
-
-    def _target(self, reference: str, path: Path) -> object:
-        node = self._schema
-        for part in reference.split("/")[1:]:
-            key = unquote(part).replace("~1", "/").replace("~0", "~")
-            if isinstance(node, dict) and key in node:
-                node = node[key]
-            elif isinstance(node, list) and key.isdecimal() and int(key) < len(node):
-                node = node[int(key)]
-            else:
-                raise _refused((*path, "$ref"), "points to what is not in the schema")
-        return node
-
-    def _merged(self, schema: Schema, path: Path) -> Schema:
-        """Gives the one object schema that an allOf of object schemas stands for."""
-        self._visits += 1
-        if self._visits > MAX_VISITS or len(path) > MAX_DEPTH:
-            raise _refused(path, "makes the schema too large or too deep")
-        if "$ref" in schema:
-            self._reference(schema["$ref"], path)
-            target = self._target(str(schema["$ref"]), path)
-            return self._merged(_mapping(target, path), (*path, "$ref"))
-        properties = dict(_mapping(schema.get("properties", {}), (*path, "properties")))
-        required = [*_sequence(schema.get("required", []), (*path, "required"))]
-        for place, part in enumerate(_sequence(schema.get("allOf", []), (*path, "allOf"))):
-            here = (*path, "allOf", place)
-            merged = self._merged(_mapping(part, here), here)
-            for name, one in _mapping(merged["properties"], here).items():
-                if properties.setdefault(name, one) != one:
-                    raise _refused(here, f"defines the property {name!r:.100} anew")
-            required += _sequence(merged["required"], here)
-        if "allOf" not in schema and not ("object" in _types(schema, path) and set(schema) & {"type", "properties"}):
-            raise _refused(path, "is not an object schema, which is all that allOf can combine")
-        self._check_keywords(
-            schema, path, (*_NOT_FOLLOWED["object"], *_NEVER_FOLLOWED, "anyOf", "oneOf", "const", "enum")
-        )
-        return {"type": "object", "properties": properties, "required": required}
-
-    def _typed(self, schema: Schema, name: str, path: Path) -> str:
-        self._check_keywords(schema, path, _NOT_FOLLOWED.get(name, ()))
-        if name == "object":
-            return self._object(schema, path)
-        if name == "array":
-            return self._array(schema, path)
-        if name == "string":
-            return self._string(schema, path)
-        if name in ("number", "integer") and "minimum" in schema:
-            if schema["minimum"] != 0:
-                raise _refused((*path, "minimum"), "can't be followed unless it is 0")
-            return "positive" if name == "number" else "whole"
+    def _made(self, node: Node, key: Key) -> str | SchemaAllowsNothing:
+        name = self._names[key] = self._rules.reserve()
+        self._open.add(name)
+        try:
+            self._rules.define(name, self._body(node))
+        except SchemaAllowsNothing as nothing:
+            if name in self._recursive:
+                raise SchemaRefused(nothing.path, nothing.problem) from nothing
+            return nothing
+        finally:
+            self._open.discard(name)
         return name
 
-    def _string(self, schema: Schema, path: Path) -> str:
-        if (form := _FORMATS.get(str(schema.get("format")))) is not None:
-            return rf'"\"" {form} "\""'
-        least, most = _bounds(schema, "minLength", "maxLength", path)
-        return rf'"\"" char{_repeat(least, most)} "\""'
+    def _body(self, node: Node) -> str:
+        if self._depth >= MAX_DEPTH:
+            raise SchemaRefused(node[0].path, "makes the schema too large or too deep")
+        self._depth += 1
+        try:
+            return self._flat(self._document.flat(node))
+        finally:
+            self._depth -= 1
 
-    def _array(self, schema: Schema, path: Path) -> str:
-        least, most = _bounds(schema, "minItems", "maxItems", path)
-        prefix = _sequence(schema.get("prefixItems", []), (*path, "prefixItems"))
-        if prefix:
-            if not least <= len(prefix) <= (len(prefix) if most is None else most):
-                raise _refused((*path, "prefixItems"), "has another number of items than the array may have")
-            items = [self._expression(one, (*path, "prefixItems", place)) for place, one in enumerate(prefix)]
-            separator = ' "," ws '
-            return f'"[" ws {separator.join(f"{item} ws" for item in items)} "]"'
-        if most == 0 or schema.get("items") is False:
-            return '"[" ws "]"'
-        item = self._rule(self._expression(schema.get("items", True), (*path, "items")))
-        rest = _repeat(max(0, least - 1), None if most is None else most - 1)
-        several = f'{item} ws ( "," ws {item} ws ){rest}'
-        return f'"[" ws {several} "]"' if least else f'"[" ws ( {several} )? "]"'
+    def _flat(self, node: Node) -> str:
+        for keyword in ("anyOf", "oneOf"):
+            for part in node:
+                if part.has(keyword):
+                    return self._branches(node, part, keyword)
+        if (values := self._values.of(node)) is not None:
+            return self._rules.one_of({json_text(value, node[0].path) for value in values})
+        types = types_of(node) or implied_types(node)
+        return either(_possible([partial(self._typed, node, one) for one in types])) if types else "value"
 
-    def _object(self, schema: Schema, path: Path) -> str:
-        properties = dict(_mapping(schema.get("properties", {}), (*path, "properties")))
-        required = _sequence(schema.get("required", []), (*path, "required"))
-        others = schema.get("additionalProperties", True)
-        for name in required:
-            properties.setdefault(str(name), others)
-        if not properties:
-            if others is False or "properties" in schema:
-                return '"{" ws "}"'
-            value = self._expression(others, (*path, "additionalProperties"))
-            member = self._rule(f'string ":" ws {value} ws')
-            return f'"{{" ws ( {member} ( "," ws {member} )* )? "}}"'
-        return f'"{{" ws {self._members(properties, set(map(str, required)), path)} "}}"'
+    def _branches(self, node: Node, part: Part, keyword: str) -> str:
+        """Gives the expression of a node with each schema of an anyOf or oneOf in its place."""
+        rest = tuple(other.without(keyword) if other is part else other for other in node)
+        met: list[Node] = []
+        written: list[int] = []
 
-    def _members(self, properties: Schema, required: set[str], path: Path) -> str:
-        """Gives the named members in their order: `first` where none was written yet, `rest` after another."""
-        first = rest = ""
-        for name, schema in reversed(list(properties.items())):
-            key = _literal(f"{json.dumps(name, ensure_ascii=False)}:")
-            member = self._rule(f"{key} ws {self._expression(schema, (*path, 'properties', name))} ws")
-            if name in required:
-                first = f"{member} {rest}"
-                rest = self._rule(f'"," ws {member} {rest}')
-            else:
-                first = self._rule(f"( {member} {rest} | {first} )" if first else f"( {member} {rest} )?")
-                rest = self._rule(f'( "," ws {member} )? {rest}')
-        return first
+        def branch(schema: object, path: Path) -> str:
+            one = tuple(each for each in (*rest, part_of(schema, path)) if each.constraints)
+            place = len(met)
+            met.append(one)
+            expression = self._expression(one)
+            written.append(place)
+            return expression
 
-    def _check_keywords(self, schema: Schema, path: Path, names: Iterable[str]) -> None:
-        for name in names:
-            if name in schema and schema[name] is not False:
-                raise _refused((*path, name), "can't be followed")
+        expressions = _possible([partial(branch, *one) for one in branches(part, keyword)])
+        if keyword == "oneOf":
+            self._check_apart(written, met, part)
+        return either(expressions)
 
+    def _check_apart(self, written: list[int], met: list[Node], part: Part) -> None:
+        for one in written:
+            for place, other in enumerate(met):
+                if place != one and not self._values.apart(met[one], other):
+                    raise SchemaRefused(
+                        part.at("oneOf"), "can't be followed, as a value might fit two of its schemas; use anyOf"
+                    )
 
-def _types(schema: Schema, path: Path) -> list[str]:
-    given = schema.get("type")
-    if given is None:
-        found = [one for one in ("object", "array", "string") if set(schema) & {*_OF_TYPE[one], *_NOT_FOLLOWED[one]}]
-        if set(schema) & {*_OF_TYPE["number"], *_NOT_FOLLOWED["number"]}:
-            found.append("number")
-        return found or ["value"]
-    types = [str(one) for one in (given if isinstance(given, list) else [given])]
-    if not types or not set(types) <= set(_TYPES):
-        raise _refused((*path, "type"), f"is not one of {', '.join(_TYPES)}")
-    # A number may be whole: both would be two readings of the same text.
-    return [one for one in dict.fromkeys(types) if one != "integer" or "number" not in types]
+    def _typed(self, node: Node, name: str) -> str:
+        if name == "object":
+            return self._objects.expression(node)
+        if name == "array":
+            return self._arrays.expression(node)
+        if name == "string":
+            return self._texts.expression(text_limits(node))
+        if name in ("number", "integer"):
+            return number_expression(number_limits(node, whole=name == "integer"), self._rules)
+        return name
 
 
-def _bounds(schema: Schema, least: str, most: str, path: Path) -> tuple[int, int | None]:
-    low = _count(schema.get(least, 0), (*path, least))
-    high = _count(schema[most], (*path, most)) if most in schema else None
-    if high is not None and high < low:
-        raise _refused((*path, most), f"is less than {least}")
-    return low, high
-
-
-def _count(value: object, path: Path) -> int:
-    if not isinstance(value, int | float) or value != value // 1 or not 0 <= value <= MAX_REPETITIONS:
-        raise _refused(path, f"is not a whole number from 0 to {MAX_REPETITIONS}")
-    return int(value)
-
-
-def _repeat(least: int, most: int | None) -> str:
-    return f"{{{least},{'' if most is None else most}}}"
-
-
-def _common(first: str, last: str) -> int:
-    """Gives how many characters texts have in common at their beginning, by the first and the last of them in order."""
-    return next((place for place, pair in enumerate(zip(first, last, strict=False)) if len(set(pair)) > 1), len(first))
-
-
-def _either(expressions: Iterable[str]) -> str:
-    found = list(dict.fromkeys(expressions))
-    return found[0] if len(found) == 1 else f"( {' | '.join(found)} )"
-
-
-def _literal(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\x7f", "\\x7F")
-    return f'"{escaped}"'
-
-
-def _mapping(value: object, path: Path) -> Schema:
-    if not isinstance(value, dict):
-        raise _refused(path, "is not an object")
-    return value
-
-
-def _sequence(value: object, path: Path) -> Sequence[object]:
-    if not isinstance(value, list):
-        raise _refused(path, "is not a list")
-    return value
-
-
-def _refused(path: Path, problem: str) -> GrammarError:
-    shown = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
-    return GrammarError(f"The schema at ${shown:.200} {problem}.")
+def _possible(attempts: Iterable[Callable[[], str]]) -> list[str]:
+    """Gives what comes of some attempts, without those that allow nothing unless all do."""
+    found: list[str] = []
+    nothing: SchemaAllowsNothing | None = None
+    for attempt in attempts:
+        try:
+            found.append(attempt())
+        except SchemaAllowsNothing as error:
+            nothing = error
+    if nothing is not None and not found:
+        raise nothing
+    return found

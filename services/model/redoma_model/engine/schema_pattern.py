@@ -1,8 +1,8 @@
 """Reads the regular expressions of JSON Schema, in what ECMAScript, Python and Rust mean alike.
 
-Where they differ, a set holds what is in it for all of them: `\\d`, `\\w` and `\\s` are of ASCII, their negations too but
-for `\\S`, and a dot is no end of a line in any of the three. An unanchored pattern finds its text anywhere, as the
-specification has it. What is no regular language, or is read differently, is refused.
+Where they differ, a set holds what is in it for all of them: `\\d`, `\\w` and `\\s` are of ASCII, and so are their
+negations but for `\\S`; a dot is no end of a line in any of the three. An unanchored pattern finds its text anywhere,
+as the specification has it. What is no regular language, or is read differently, is refused.
 """
 
 import re
@@ -180,7 +180,8 @@ class _Parser:
                 found.append(_between(first, self._member()))
             else:
                 found.append(first)
-        sure, maybe = (joined(each for one in found for each in members) for members in _both(found))
+        sure = joined(each for one in found for each in one.sure)
+        maybe = joined(each for one in found for each in one.maybe)
         return One(others(maybe), others(sure)) if negated else One(sure, maybe)
 
     def _member(self) -> One:
@@ -248,7 +249,3 @@ def _between(first: One, last: One) -> One:
         raise PatternRefused("has a range of characters that is none")
     found = common(((ends[0][0], ends[1][1]),), ALL)
     return One(found, found)
-
-
-def _both(found: list[One]) -> tuple[list[CodePoints], list[CodePoints]]:
-    return [one.sure for one in found], [one.maybe for one in found]
