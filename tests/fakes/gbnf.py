@@ -2,7 +2,7 @@
 
 import random
 
-from redoma_model.engine.grammar import ROOT, Alternative, Characters, Grammar, parse_grammar
+from redoma_model.forms.grammar import ROOT, Alternative, Characters, Grammar, parse_grammar
 
 # What negated and wide sets are drawn from.
 POOL = [*map(ord, " !\"#$%&'()*+,-./0123456789:;<=>?@AZ[\\]^_`az{|}~"), 0x7F, 0xE9, 0xB2, 0x660, 0xFF, 0x2028, 0x1F600]

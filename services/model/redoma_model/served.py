@@ -20,9 +20,9 @@ from redoma_model.engine.sequence import Request
 from redoma_model.engine.stream import Stream
 from redoma_model.engine.template import ChatTemplate, Message
 from redoma_model.errors import AdapterNotFound, ModelFileError, ModelLoading
+from redoma_model.forms.structured_output import FIELD as FORM_FIELD
+from redoma_model.forms.structured_output import ResponseForm, grammar_of
 from redoma_model.settings import SamplingSettings, default_sampling
-from redoma_model.structured_output import FIELD as FORM_FIELD
-from redoma_model.structured_output import ResponseForm, grammar_of
 
 # Room for the answer that shortening a prompt leaves when the request does not say how long the answer may be.
 ORDINARY_ANSWER_TOKENS = 512

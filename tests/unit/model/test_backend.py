@@ -21,7 +21,7 @@ from redoma_model.engine.sequence import Request
 from redoma_model.engine.sequence import Sequence as Running
 from redoma_model.engine.text import TextAssembler
 from redoma_model.errors import MemoryInsufficient
-from redoma_model.structured_output import JSON_OBJECT_GRAMMAR
+from redoma_model.forms.structured_output import JSON_OBJECT_GRAMMAR
 from tests.fakes.lora_adapter import SMOLLM2, LoraSpec, write_lora
 from tests.fakes.model_backend import ADAPTER_MAGIC, FakeBackend
 

@@ -10,14 +10,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from redoma_model.engine.backend import GrammarError
-from redoma_model.engine.grammar_cost import check_grammar_cost
-from redoma_model.engine.json_schema import schema_to_gbnf
-from redoma_model.structured_output import JSON_OBJECT_GRAMMAR
+from redoma_model.forms.grammar_cost import check_grammar_cost
+from redoma_model.forms.json_schema import schema_to_gbnf
+from redoma_model.forms.structured_output import JSON_OBJECT_GRAMMAR
 from tests.fakes.gbnf import follows
 
 EXPONENTIAL = "\n".join(["root ::= r0", *(f"r{n} ::= r{n + 1} | r{n + 1}" for n in range(60)), 'r60 ::= "a"'])
 
 HOSTILE = {
+    "a range that ends before it begins": ("root ::= [z-a]", "ends before it begins"),
+    "a set that leaves nothing": (r"root ::= [^\x00-\U0010FFFF]", "leaves no character"),
+    "beyond the last character": (r'root ::= "\UFFFFFFFF"', "no character of a text"),
+    "half a surrogate pair": (r'root ::= "\uD800"', "no character of a text"),
+    "a text with a zero": (r'root ::= "\x00"+', "no character of a text"),
+    "a chain of parts that may be left out": ("root ::= " + "[a-z ]? " * 20 + '"."', "too ambiguous"),
+    "repetitions of the same after each other": ("root ::= " + "[a-z ]* " * 25 + '"."', "too ambiguous"),
     "left recursion": ('root ::= root "a"', "begins with itself"),
     "indirect left recursion": ('root ::= a\na ::= root "x" | "y"', "begins with itself"),
     "left recursion behind what is empty through others": (

@@ -23,10 +23,10 @@ from pydantic import AnyUrl, BaseModel, ConfigDict, Field, Json, PositiveFloat, 
 
 from redoma_kit.errors import InvalidField
 from redoma_model.engine.backend import GrammarError
-from redoma_model.engine.grammar_cost import check_grammar_cost
-from redoma_model.engine.json_schema import schema_to_gbnf
-from redoma_model.engine.schema_formats import FORMATS
-from redoma_model.structured_output import SCHEMA_FIELD, JsonSchema, grammar_of
+from redoma_model.forms.grammar_cost import check_grammar_cost
+from redoma_model.forms.json_schema import schema_to_gbnf
+from redoma_model.forms.schema_formats import FORMATS
+from redoma_model.forms.structured_output import SCHEMA_FIELD, JsonSchema, grammar_of
 from tests.fakes.gbnf import Sampler, follows
 
 CHECKER = Draft202012Validator.FORMAT_CHECKER

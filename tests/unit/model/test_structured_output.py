@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from redoma_kit.errors import InvalidField
 from redoma_model.engine.backend import GrammarError
-from redoma_model.structured_output import (
+from redoma_model.forms.structured_output import (
     JSON_OBJECT_GRAMMAR,
     MAX_FORM_BYTES,
     MAX_NESTING,

@@ -33,9 +33,7 @@ from redoma_model.engine.batch import Chunk
 from redoma_model.engine.cells import OutOfCells
 from redoma_model.engine.devices import list_devices, select_devices
 from redoma_model.engine.gguf import GgufHeader, read_model, recommended_sampling
-from redoma_model.engine.grammar_cost import check_grammar_cost
 from redoma_model.engine.hardware import available_memory_bytes, physical_cores
-from redoma_model.engine.json_schema import schema_to_gbnf
 from redoma_model.engine.lane import Lane
 from redoma_model.engine.llama_log import LlamaLog
 from redoma_model.engine.llama_options import LlamaOptions
@@ -45,6 +43,8 @@ from redoma_model.engine.sharing import Shared
 from redoma_model.engine.step_batch import StepBatch
 from redoma_model.engine.text import THINK_CLOSE, THINK_OPEN
 from redoma_model.errors import MemoryInsufficient, ModelFileError
+from redoma_model.forms.grammar_cost import check_grammar_cost
+from redoma_model.forms.json_schema import schema_to_gbnf
 
 _log = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from redoma_model.engine.backend import TokenLogprob
 from redoma_model.engine.sampling import Sampling
 from redoma_model.engine.stream import Delta, Done, FinishReason, Started
 from redoma_model.engine.template import Message, Role
+from redoma_model.forms.structured_output import FIELD as FORM_FIELD
+from redoma_model.forms.structured_output import Grammar, JsonObject, JsonSchema, ResponseForm
 from redoma_model.served import Card, Generation
-from redoma_model.structured_output import FIELD as FORM_FIELD
-from redoma_model.structured_output import Grammar, JsonObject, JsonSchema, ResponseForm
 
 _ROLES = {
     model_pb2.ROLE_SYSTEM: Role.SYSTEM,

@@ -20,6 +20,7 @@ _NAME = re.compile(r"[a-zA-Z0-9-]+")
 _SPACE = re.compile(r"(?:[ \t]|#[^\r\n]*)*")
 _SPACE_AND_LINES = re.compile(r"(?:[ \t\r\n]|#[^\r\n]*)*")
 _REPEAT = re.compile(r"\{[ \t]*([0-9]+)[ \t]*(?:(,)[ \t]*([0-9]+)?[ \t]*)?\}")
+MAX_CODE_POINT = 0x10FFFF
 _HEX = {"x": 2, "u": 4, "U": 8}
 _ESCAPES = {"t": "\t", "r": "\r", "n": "\n", "\\": "\\", '"': '"', "[": "[", "]": "]", "-": "-"}
 
@@ -168,6 +169,8 @@ class _Parser:
         elements: list[Element] = []
         while self._peek() != '"':
             code_point = self._character()
+            if code_point == 0:
+                raise self._error("\\x00 is no character of a text")
             elements.append(Characters(((code_point, code_point),)))
         self._at += 1
         return elements
@@ -182,10 +185,15 @@ class _Parser:
             if self._peek() == "-" and self._text[self._at + 1 : self._at + 2] != "]":
                 self._at += 1
                 last = self._character()
+            if last < first:
+                raise self._error("a range of characters ends before it begins")
             ranges.append((first, last))
             self._count(1)
         self._at += 1
-        return [Characters(tuple(ranges), negated)] if ranges else []
+        characters = Characters(tuple(ranges), negated)
+        if negated and any(first <= 0 and last >= MAX_CODE_POINT for first, last in ranges):
+            raise self._error("a set leaves no character")
+        return [characters] if ranges else []
 
     def _character(self) -> int:
         character = self._peek()
@@ -200,8 +208,11 @@ class _Parser:
             digits = self._text[self._at : self._at + _HEX[escape]]
             if not re.fullmatch(rf"[0-9a-fA-F]{{{_HEX[escape]}}}", digits):
                 raise self._error(f"\\{escape} needs {_HEX[escape]} hexadecimal digits")
+            code_point = int(digits, 16)
+            if code_point > MAX_CODE_POINT or 0xD800 <= code_point <= 0xDFFF:
+                raise self._error(f"\\{escape}{digits} is no character of a text")
             self._at += len(digits)
-            return int(digits, 16)
+            return code_point
         if escape not in _ESCAPES or not escape:
             raise self._error(f"\\{escape} is no escape")
         return ord(_ESCAPES[escape])

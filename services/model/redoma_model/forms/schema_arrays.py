@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 
-from redoma_model.engine.schema_error import SchemaAllowsNothing, SchemaRefused, sequence
-from redoma_model.engine.schema_members import Member, TooManyMembers, members_expression
-from redoma_model.engine.schema_node import Document, Node, Part, part_of
-from redoma_model.engine.schema_rules import Rules, literal, repeat
-from redoma_model.engine.schema_values import Values, count_limits, json_text
+from redoma_model.forms.schema_error import SchemaAllowsNothing, SchemaRefused, sequence
+from redoma_model.forms.schema_members import Member, TooManyMembers, members_expression
+from redoma_model.forms.schema_node import Document, Node, Part, part_of
+from redoma_model.forms.schema_rules import Rules, literal, repeat
+from redoma_model.forms.schema_values import Values, count_limits, json_text
 
 _EMPTY = '"[" ws "]"'
 _SEPARATOR = ' "," ws '

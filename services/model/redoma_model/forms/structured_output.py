@@ -12,7 +12,7 @@ from jsonschema.validators import validator_for
 
 from redoma_kit.errors import InvalidField
 from redoma_model.engine.backend import GrammarError
-from redoma_model.engine.schema_error import SchemaRefused
+from redoma_model.forms.schema_error import SchemaRefused
 
 MAX_FORM_BYTES = 64 << 10
 MAX_NESTING = 64

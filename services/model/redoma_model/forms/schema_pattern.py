@@ -8,7 +8,7 @@ as the specification has it. What is no regular language, or is read differently
 import re
 from dataclasses import dataclass
 
-from redoma_model.engine.code_points import ALL, CodePoints, common, joined, others
+from redoma_model.forms.code_points import ALL, CodePoints, common, joined, others
 
 MAX_NESTING = 40
 MAX_REPEATED = 2_000

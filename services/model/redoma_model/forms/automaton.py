@@ -6,8 +6,8 @@ What may be computed is bounded, since patterns come from callers.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from redoma_model.engine.code_points import ALL, CodePoints, common, holds, joined, others
-from redoma_model.engine.schema_pattern import PatternRefused
+from redoma_model.forms.code_points import ALL, CodePoints, common, holds, joined, others
+from redoma_model.forms.schema_pattern import PatternRefused
 
 # States of one automaton, as each is a rule of the grammar.
 MAX_STATES = 1_200

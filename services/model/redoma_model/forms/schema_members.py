@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from redoma_model.engine.schema_rules import Rules
+from redoma_model.forms.schema_rules import Rules
 
 _SEPARATOR = '"," ws '
 # Rules for one list, where its members are counted.

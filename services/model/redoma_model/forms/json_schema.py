@@ -8,9 +8,9 @@ specification has as annotation is passed over, `nullable` of OpenAPI with it: n
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from redoma_model.engine.schema_arrays import Arrays
-from redoma_model.engine.schema_error import Path, SchemaAllowsNothing, SchemaRefused
-from redoma_model.engine.schema_node import (
+from redoma_model.forms.schema_arrays import Arrays
+from redoma_model.forms.schema_error import Path, SchemaAllowsNothing, SchemaRefused
+from redoma_model.forms.schema_node import (
     MAX_DEPTH,
     Document,
     Key,
@@ -22,11 +22,11 @@ from redoma_model.engine.schema_node import (
     part_of,
     types_of,
 )
-from redoma_model.engine.schema_numbers import number_expression
-from redoma_model.engine.schema_objects import Objects
-from redoma_model.engine.schema_rules import Rules, either
-from redoma_model.engine.schema_strings import Texts
-from redoma_model.engine.schema_values import Values, json_text, number_limits, text_limits
+from redoma_model.forms.schema_numbers import number_expression
+from redoma_model.forms.schema_objects import Objects
+from redoma_model.forms.schema_rules import Rules, either
+from redoma_model.forms.schema_strings import Texts
+from redoma_model.forms.schema_values import Values, json_text, number_limits, text_limits
 
 _PRIMITIVES = r"""ws ::= ( " " | "\n" [ \t]{0,20} )?
 value ::= object | array | string | number | "true" | "false" | "null"

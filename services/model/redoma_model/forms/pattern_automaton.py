@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from redoma_model.engine.automaton import MAX_STATES, Automaton, Work, both, other_than, trimmed
-from redoma_model.engine.code_points import ALL, CodePoints, holds, joined
-from redoma_model.engine.schema_pattern import Anchor, Chain, Choice, Look, One, Pattern, PatternRefused, Repeat
+from redoma_model.forms.automaton import MAX_STATES, Automaton, Work, both, other_than, trimmed
+from redoma_model.forms.code_points import ALL, CodePoints, holds, joined
+from redoma_model.forms.schema_pattern import Anchor, Chain, Choice, Look, One, Pattern, PatternRefused, Repeat
 
 MAX_PATTERN_STATES = 4_000
 

@@ -9,7 +9,7 @@ import random
 from collections.abc import Iterable, Iterator
 
 from redoma_model.engine.backend import GrammarError
-from redoma_model.engine.grammar import ROOT, Characters, Grammar, parse_grammar
+from redoma_model.forms.grammar import ROOT, Characters, Grammar, parse_grammar
 
 # Most readings of a text at once.
 MAX_STACKS = 256

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
 
-from redoma_model.engine.schema_error import Path, SchemaAllowsNothing, SchemaRefused
-from redoma_model.engine.schema_rules import Rules, either, literal
+from redoma_model.forms.schema_error import Path, SchemaAllowsNothing, SchemaRefused
+from redoma_model.forms.schema_rules import Rules, either, literal
 
 # Digits that a double keeps apart.
 _DIGITS = 15

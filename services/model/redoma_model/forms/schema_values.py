@@ -3,11 +3,11 @@
 import json
 from collections.abc import Iterable, Mapping
 
-from redoma_model.engine.grammar import MAX_REPETITIONS
-from redoma_model.engine.schema_error import Path, SchemaAllowsNothing, SchemaRefused, mapping, sequence
-from redoma_model.engine.schema_node import KEYWORDS, TYPES, Document, Node, Part, implied_types, part_of, types_of
-from redoma_model.engine.schema_numbers import NumberLimits, bound, strictest, zeros_of
-from redoma_model.engine.schema_strings import Form, TextLimits, Texts, form_of
+from redoma_model.forms.grammar import MAX_REPETITIONS
+from redoma_model.forms.schema_error import Path, SchemaAllowsNothing, SchemaRefused, mapping, sequence
+from redoma_model.forms.schema_node import KEYWORDS, TYPES, Document, Node, Part, implied_types, part_of, types_of
+from redoma_model.forms.schema_numbers import NumberLimits, bound, strictest, zeros_of
+from redoma_model.forms.schema_strings import Form, TextLimits, Texts, form_of
 
 _MAX_COMPARED_DEPTH = 8
 

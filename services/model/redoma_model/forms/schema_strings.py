@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 
-from redoma_model.engine.automaton import Automaton, Work, both, lengths, of_length
-from redoma_model.engine.code_points import CodePoints, common, holds, joined, others
-from redoma_model.engine.pattern_automaton import automaton_of
-from redoma_model.engine.schema_error import Path, SchemaAllowsNothing, SchemaRefused
-from redoma_model.engine.schema_formats import FORMATS
-from redoma_model.engine.schema_pattern import PatternRefused, parse_pattern
-from redoma_model.engine.schema_rules import Rules, either, repeat
+from redoma_model.forms.automaton import Automaton, Work, both, lengths, of_length
+from redoma_model.forms.code_points import CodePoints, common, holds, joined, others
+from redoma_model.forms.pattern_automaton import automaton_of
+from redoma_model.forms.schema_error import Path, SchemaAllowsNothing, SchemaRefused
+from redoma_model.forms.schema_formats import FORMATS
+from redoma_model.forms.schema_pattern import PatternRefused, parse_pattern
+from redoma_model.forms.schema_rules import Rules, either, repeat
 
 _CONTROLS = joined([(0, 0x1F), (0x7F, 0x7F)])
 _SHORT = {0x22: '"', 0x5C: "\\\\", 0x08: "b", 0x0C: "f", 0x0A: "n", 0x0D: "r", 0x09: "t"}

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from urllib.parse import unquote
 
-from redoma_model.engine.schema_error import Path, SchemaAllowsNothing, SchemaRefused, sequence
+from redoma_model.forms.schema_error import Path, SchemaAllowsNothing, SchemaRefused, sequence
 
 MAX_DEPTH = 64
 # Schemas visited; one that is referred to from several places may count each time.

@@ -3,12 +3,12 @@
 import json
 from collections.abc import Callable
 
-from redoma_model.engine.schema_error import Path, SchemaAllowsNothing, SchemaRefused, mapping
-from redoma_model.engine.schema_members import Member, TooManyMembers, members_expression
-from redoma_model.engine.schema_node import Document, Node, implied_types, part_of, types_of
-from redoma_model.engine.schema_rules import Rules, literal, repeat
-from redoma_model.engine.schema_strings import Form, TextLimits, Texts
-from redoma_model.engine.schema_values import Values, count_limits, member, properties_of, required_of
+from redoma_model.forms.schema_error import Path, SchemaAllowsNothing, SchemaRefused, mapping
+from redoma_model.forms.schema_members import Member, TooManyMembers, members_expression
+from redoma_model.forms.schema_node import Document, Node, implied_types, part_of, types_of
+from redoma_model.forms.schema_rules import Rules, literal, repeat
+from redoma_model.forms.schema_strings import Form, TextLimits, Texts
+from redoma_model.forms.schema_values import Values, count_limits, member, properties_of, required_of
 
 _EMPTY = '"{" ws "}"'
 
