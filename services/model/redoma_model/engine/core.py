@@ -18,6 +18,7 @@ from redoma_model.engine.adapters import LoadedAdapter
 from redoma_model.engine.backend import Backend, BadLogits, DecodeFailed, GrammarError, TokenLogprob
 from redoma_model.engine.batch import Chunk, Step, add_drafts, compose
 from redoma_model.engine.cells import OutOfCells
+from redoma_model.engine.deadlines import Deadlines
 from redoma_model.engine.fair_share import FairShare
 from redoma_model.engine.lane import BASE_LANE
 from redoma_model.engine.lanes import Lanes
@@ -30,13 +31,11 @@ from redoma_model.engine.sequence import NO_SLOT, Request, Sequence
 from redoma_model.engine.state import EngineSnapshot, Purged, StepTotals, snapshot
 from redoma_model.engine.stream import Delta, Done, Event, FinishReason, Started, Stream
 from redoma_model.engine.text import TextAssembler
-from redoma_model.errors import AdapterNotFound, DeadlineUnreachable, GenerationFailed, TenantPurged
+from redoma_model.errors import AdapterNotFound, GenerationFailed, TenantPurged
 from redoma_model.journal import Ending, OpenedRequest, TokenCounts, UsageSink
 
 _log = logging.getLogger(__name__)
 MAX_SEED = 2**32 - 1
-# How often the deadlines of waiting requests are looked at, in seconds.
-DEADLINES_EVERY_S = 0.1
 _ENDINGS = {FinishReason.STOP: Ending.STOP, FinishReason.LENGTH: Ending.LENGTH}
 
 
@@ -93,7 +92,7 @@ class EngineCore:
         self._totals = StepTotals()
         self._preemptions_told = 0
         self._was_alone = False
-        self._deadlines_at = 0.0
+        self._deadlines = Deadlines(self._places, self._pace)
         self.outbox: list[tuple[Stream, Event | DomainError]] = []
         # The tenants of requests that have ended, one entry each, until whoever drives the core takes them out.
         self.ended: list[str] = []
@@ -127,7 +126,9 @@ class EngineCore:
         self._streams[sequence] = stream
         self._scheduler.add(sequence)
         self._usage.opened(OpenedRequest(request.token_id, request.tenant, request.adapter_digest))
-        self._refuse_if_hopeless(sequence, 0.0, self._clock())
+        refusal = self._deadlines.refusal(sequence, self._clock())
+        if refusal is not None:
+            self._fail(sequence, refusal)
 
     def cancel(self, stream: Stream) -> None:
         """Ends a request whose reader is gone; harmless when it has ended."""
@@ -213,7 +214,8 @@ class EngineCore:
     def step(self) -> None:
         """Computes one step: gives places away, composes it, decodes, samples. Call it while not idle."""
         begun_at = self._clock()
-        self._refuse_hopeless(begun_at)
+        for sequence, refusal in self._deadlines.hopeless(begun_at):
+            self._fail(sequence, refusal)
         for sequence in self._places.admit():
             self._begin(sequence, begun_at)
         if not self._scheduler.running:
@@ -394,40 +396,6 @@ class EngineCore:
         self.outbox.append((self._streams[sequence], Started(len(request.prompt), sequence.cached_tokens, queue_s)))
         self._usage.counted(request.token_id, TokenCounts(len(request.prompt), sequence.cached_tokens))
         self._observer.admitted(len(request.prompt), sequence.cached_tokens, queue_s)
-
-    def _refuse_hopeless(self, now: float) -> None:
-        """Ends waiting requests that can't give their first token before their deadline.
-
-        That is so when their prompt alone takes longer to compute, and taken to be so when half the pace at which their
-        tenant's line moves would bring them to its head too late.
-        """
-        if now < self._deadlines_at:
-            return
-        self._deadlines_at = now + DEADLINES_EVERY_S
-        for line in list(self._scheduler.lines()):
-            # As many as there are slots may be let in at once.
-            place = 1 - self._scheduler.capacity.slots
-            for sequence in list(line.waiting):
-                queue_s = max(0, place) * line.interval_s / 2
-                place += not self._refuse_if_hopeless(sequence, queue_s, now)
-
-    def _refuse_if_hopeless(self, sequence: Sequence, queue_s: float, now: float) -> bool:
-        """Ends a request that can't give its first token before its deadline, and tells whether it did."""
-        if sequence.deadline is None or sequence.admitted_at is not None:
-            return False
-        remaining_s = sequence.deadline - now
-        needed_s = self._needed_s(sequence, queue_s, remaining_s)
-        if needed_s > remaining_s:
-            self._fail(sequence, DeadlineUnreachable(max(0.0, remaining_s), needed_s))
-        return needed_s > remaining_s
-
-    def _needed_s(self, sequence: Sequence, queue_s: float, enough_s: float) -> float:
-        """Gives the least time until a waiting sequence's first token; what is cached is only asked when it matters."""
-        tokens = len(sequence.request.prompt) - 1
-        needed_s = queue_s + self._pace.step_s(1, tokens)
-        if not self._pace.knows_prompts or needed_s <= enough_s:
-            return queue_s
-        return queue_s + self._pace.step_s(1, tokens - self._places.reusable(sequence))
 
     def _fail_chunks(self, chunks: list[Chunk]) -> None:
         for chunk in chunks:

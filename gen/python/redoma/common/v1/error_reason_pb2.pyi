@@ -146,8 +146,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
       {"reason": "ADAPTER_INCOMPATIBLE", "metadata": {"problem": "base"}}
     """
     ERROR_REASON_DEADLINE_UNREACHABLE: _ErrorReason.ValueType  # 31
-    """RESOURCE_EXHAUSTED, with RetryInfo. The request was refused while it waited, since it could not begin to answer before its
-    deadline.
+    """RESOURCE_EXHAUSTED, with RetryInfo. The request was refused before its first token, since it could not begin to answer
+    before its deadline.
       {"reason": "DEADLINE_UNREACHABLE", "metadata": {"remaining_s": "0.5", "needed_s": "3.2"}}
     """
     ERROR_REASON_MEMORY_INSUFFICIENT: _ErrorReason.ValueType  # 32
@@ -298,8 +298,8 @@ is "base", "file", "digest" or "manifest".
   {"reason": "ADAPTER_INCOMPATIBLE", "metadata": {"problem": "base"}}
 """
 ERROR_REASON_DEADLINE_UNREACHABLE: ErrorReason.ValueType  # 31
-"""RESOURCE_EXHAUSTED, with RetryInfo. The request was refused while it waited, since it could not begin to answer before its
-deadline.
+"""RESOURCE_EXHAUSTED, with RetryInfo. The request was refused before its first token, since it could not begin to answer
+before its deadline.
   {"reason": "DEADLINE_UNREACHABLE", "metadata": {"remaining_s": "0.5", "needed_s": "3.2"}}
 """
 ERROR_REASON_MEMORY_INSUFFICIENT: ErrorReason.ValueType  # 32
