@@ -117,8 +117,8 @@ class EdgeClient:
         self._channel.close()
 
     @contextmanager
-    def telling(self) -> Iterator[None]:
-        """Turns a failed call inside into what a person is told.
+    def telling(self, mends: Mapping[str, str] | None = None) -> Iterator[None]:
+        """Turns a failed call inside into what a person is told; `mends` are the command's own, by reason.
 
         Raises:
             CliError: A call failed.
@@ -126,7 +126,7 @@ class EdgeClient:
         try:
             yield
         except grpc.RpcError as error:
-            raise error_from_rpc(error, self.edge) from error
+            raise error_from_rpc(error, self.edge, mends) from error
 
 
 class _Details(grpc.ClientCallDetails):

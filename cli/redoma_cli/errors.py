@@ -41,6 +41,16 @@ MENDS_BY_REASON: Mapping[str, str] = {
     "INTERNAL": "`redoma logs` has the cause under this request id.",
 }
 
+# Of operators' commands, where a reason calls for something else than in a chat.
+ENGINE_MENDS: Mapping[str, str] = {
+    "INVALID_FIELD": "Files are named by their path inside the model folder or the adapter folder of the service.",
+    "MODEL_NOT_FOUND": "`redoma engine models` shows the models that are loaded; `redoma engine load` loads more.",
+    "RESOURCE_NOT_FOUND": "`redoma engine models` shows the aliases there are.",
+    "RESOURCE_EXISTS": "`redoma engine models` shows what has the name; choose another with --id.",
+    "ADAPTER_NOT_FOUND": "`redoma engine adapter list` shows what is loaded; manifests are in the adapter folder,"
+    " $REDOMA_HOME/adapters on this machine.",
+}
+
 MENDS_BY_CODE: Mapping[grpc.StatusCode, str] = {
     grpc.StatusCode.UNAVAILABLE: "See `redoma status`; start the site with: redoma up",
     grpc.StatusCode.UNAUTHENTICATED: MENDS_BY_REASON["CREDENTIAL_INVALID"],
@@ -94,8 +104,8 @@ def error_from_os(error: OSError) -> CliError:
     return CliError(f"{error.strerror or error}{where}.", mend)
 
 
-def error_from_rpc(error: grpc.RpcError, edge: str) -> CliError:
-    """Turns a failed call into what a person is told."""
+def error_from_rpc(error: grpc.RpcError, edge: str, mends: Mapping[str, str] | None = None) -> CliError:
+    """Turns a failed call into what a person is told; `mends` are the command's own, by reason."""
     if not isinstance(error, grpc.Call):
         return CliError(str(error))
     code = error.code()
@@ -105,7 +115,8 @@ def error_from_rpc(error: grpc.RpcError, edge: str) -> CliError:
         message = details or info.reason
         if info.metadata.get("request_id"):
             message = f"{message} (request {info.metadata['request_id']})"
-        return CliError(message, MENDS_BY_REASON.get(info.reason, MENDS_BY_CODE.get(code, "")))
+        mend = {**MENDS_BY_REASON, **(mends or {})}.get(info.reason, MENDS_BY_CODE.get(code, ""))
+        return CliError(message, mend)
     if code is grpc.StatusCode.UNAVAILABLE and "upstream" in details:
         return CliError("The service behind the edge does not answer.", MENDS_BY_CODE[code])
     if code is grpc.StatusCode.UNAVAILABLE and ("connect" in details.lower() or not details):

@@ -25,7 +25,7 @@ from redoma_cli.commands import engine_adapter, engine_top
 from redoma_cli.commands.options import EdgeOption, JsonOption, KeyOption
 from redoma_cli.commands.output import print_json, short_time
 from redoma_cli.context import make_context
-from redoma_cli.errors import CliError
+from redoma_cli.errors import ENGINE_MENDS, CliError
 
 ModelArgument = Annotated[str, typer.Argument(metavar="ID", help="The model's id; `redoma engine models` shows it.")]
 # How long the running requests of an unloaded model may take to end.
@@ -57,7 +57,7 @@ def build() -> typer.Typer:
 def models(edge: EdgeOption = None, key: KeyOption = None, as_json: JsonOption = False) -> None:
     """List the models that are loaded, the default one first."""
     context = make_context()
-    with context.client(edge, key, ADMIN) as client, client.telling():
+    with context.client(edge, key, ADMIN) as client, client.telling(ENGINE_MENDS):
         state = engine_top.get_state(client)
     if as_json:
         print_json(state.models)
@@ -99,7 +99,7 @@ def load(
     columns = (TextColumn("loading {task.description}"), BarColumn(), TaskProgressColumn())
     with (
         context.client(edge, key, ADMIN) as client,
-        client.telling(),
+        client.telling(ENGINE_MENDS),
         Progress(*columns, console=context.err, transient=True, disable=not context.err.is_terminal) as progress,
     ):
         task = progress.add_task(escape(file), total=1.0)
@@ -119,7 +119,7 @@ def load(
 def unload(model: ModelArgument, edge: EdgeOption = None, key: KeyOption = None) -> None:
     """Take a model out of service; its running requests may end first."""
     context = make_context()
-    with context.client(edge, key, ADMIN) as client, client.telling():
+    with context.client(edge, key, ADMIN) as client, client.telling(ENGINE_MENDS):
         client.engine.UnloadModel(UnloadModelRequest(id=model), timeout=UNLOAD_TIMEOUT_S)
     context.out.print(f"Unloaded {escape(model)}.")
 
@@ -135,7 +135,7 @@ def alias(
     context = make_context()
     if delete is (model is not None):
         raise CliError("Say what the alias is to become.", "Give the id of a model, or --delete.")
-    with context.client(edge, key, ADMIN) as client, client.telling():
+    with context.client(edge, key, ADMIN) as client, client.telling(ENGINE_MENDS):
         if model is None:
             client.engine.DeleteModelAlias(DeleteModelAliasRequest(alias=name), timeout=CALL_TIMEOUT_S)
         else:
@@ -158,7 +158,7 @@ def purge(
         if not sys.stdin.isatty():
             raise CliError(f"This ends the running requests of {tenant}.", "Say so with --yes.")
         typer.confirm(f"End the running requests of {tenant} and drop its caches?", abort=True, err=True)
-    with context.client(edge, key, ADMIN) as client, client.telling():
+    with context.client(edge, key, ADMIN) as client, client.telling(ENGINE_MENDS):
         purged = client.engine.PurgeTenant(PurgeTenantRequest(tenant=tenant), timeout=CALL_TIMEOUT_S)
     if as_json:
         print_json(purged)
@@ -179,7 +179,7 @@ def usage(
     """List what requests cost, the latest first. The model process keeps a bounded number of them, until it ends."""
     context = make_context()
     records: list[UsageRecord] = []
-    with context.client(edge, key, ADMIN) as client, client.telling():
+    with context.client(edge, key, ADMIN) as client, client.telling(ENGINE_MENDS):
         page_token = ""
         while len(records) < limit:
             size = min(MOST_PER_PAGE, limit - len(records))

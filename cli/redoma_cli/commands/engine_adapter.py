@@ -12,6 +12,7 @@ from redoma_cli.commands.engine_top import get_state
 from redoma_cli.commands.options import EdgeOption, JsonOption, KeyOption
 from redoma_cli.commands.output import print_json
 from redoma_cli.context import make_context
+from redoma_cli.errors import ENGINE_MENDS
 
 BaseModelOption = Annotated[str, typer.Option("--model", help="The id of the base model; the default model's if none.")]
 # Digests of large files are computed, and running requests may end first.
@@ -36,7 +37,7 @@ def build() -> typer.Typer:
 def list_all(edge: EdgeOption = None, key: KeyOption = None, as_json: JsonOption = False) -> None:
     """List the adapters that are loaded."""
     context = make_context()
-    with context.client(edge, key, ADMIN) as client, client.telling():
+    with context.client(edge, key, ADMIN) as client, client.telling(ENGINE_MENDS):
         state = get_state(client)
     if as_json:
         print_json([adapter for model in state.models for adapter in model.adapters])
@@ -74,7 +75,7 @@ def load(
     request = LoadAdapterRequest(manifest=manifest, model=model)
     if scale is not None:
         request.scale = scale
-    with context.client(edge, key, ADMIN) as client, client.telling():
+    with context.client(edge, key, ADMIN) as client, client.telling(ENGINE_MENDS):
         adapter: Adapter = client.engine.LoadAdapter(request, timeout=LONG_TIMEOUT_S).adapter
     if as_json:
         print_json(adapter)
@@ -90,7 +91,7 @@ def unload(
 ) -> None:
     """Take an adapter out of service; its running requests may end first."""
     context = make_context()
-    with context.client(edge, key, ADMIN) as client, client.telling():
+    with context.client(edge, key, ADMIN) as client, client.telling(ENGINE_MENDS):
         client.engine.UnloadAdapter(UnloadAdapterRequest(digest=digest, model=model), timeout=LONG_TIMEOUT_S)
     context.out.print(f"Unloaded {escape(digest)}.")
 

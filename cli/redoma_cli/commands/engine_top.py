@@ -23,6 +23,7 @@ from redoma_cli.client import ADMIN, CALL_TIMEOUT_S, EdgeClient
 from redoma_cli.commands.options import EdgeOption, JsonOption, KeyOption
 from redoma_cli.commands.output import print_json
 from redoma_cli.context import make_context
+from redoma_cli.errors import ENGINE_MENDS
 
 BAR_CHARACTERS = 20
 # What a token of a prompt and a generated one count of the service, as in the engine's fair share.
@@ -39,7 +40,7 @@ def top(
 ) -> None:
     """Show who gets what of the model process, until Ctrl-C. Rates and shares are of the last interval."""
     context = make_context()
-    with context.client(edge, key, ADMIN) as client, client.telling(), suppress(KeyboardInterrupt):
+    with context.client(edge, key, ADMIN) as client, client.telling(ENGINE_MENDS), suppress(KeyboardInterrupt):
         states = watch(client, interval)
         if as_json or once or not context.out.is_terminal:
             former: EngineState | None = None

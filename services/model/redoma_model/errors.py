@@ -94,7 +94,7 @@ class AdapterNotFound(DomainError):
 
     def __init__(self, adapter: str) -> None:
         super().__init__(
-            f"There is no adapter {adapter!r:.200} here; an operator loads one with `redoma engine adapter load`.",
+            f"There is no adapter {adapter!r:.200} here.",
             {"adapter": adapter[:200]},
         )
 

@@ -14,7 +14,7 @@ from redoma_kit.errors import InvalidField, ShuttingDown
 from redoma_kit.interceptors.drain import Drain
 from redoma_kit.pages import page_position, page_size, page_token
 from redoma_model.admission import Admission
-from redoma_model.engine.adapters import MAX_SCALE, is_scale
+from redoma_model.engine.adapters import MAX_SCALE, TENANT, is_scale
 from redoma_model.engine.state import Purged
 from redoma_model.errors import ModelFileInvalid
 from redoma_model.folders import PathOutside, path_within
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 ENGINE_SERVICE = pb.DESCRIPTOR.services_by_name["EngineService"].full_name
 DEFAULT_INTERVAL_S, LEAST_INTERVAL_S, MOST_INTERVAL_S = 1.0, 0.1, 60.0
 DEFAULT_RECORDS, MOST_RECORDS = 100, 1_000
-MAX_TENANT_CHARACTERS = 128
 MAX_SLOTS = 128
 LEAST_CONTEXT_TOKENS = 64
 # What is left of a call's time to answer in, once the running requests of an unloaded model were given the rest.
@@ -71,8 +70,8 @@ class EngineServicer(engine_pb2_grpc.EngineServiceServicer):
 
     async def PurgeTenant(self, request: pb.PurgeTenantRequest, context: "Context") -> pb.PurgeTenantResponse:
         """Drops what is held of a tenant in every model."""
-        if not 1 <= len(request.tenant) <= MAX_TENANT_CHARACTERS:
-            raise InvalidField("tenant", f"must have 1 to {MAX_TENANT_CHARACTERS} characters.")
+        if not TENANT.fullmatch(request.tenant):
+            raise InvalidField("tenant", f"{request.tenant!r:.100} is no tenant's id.")
         self._ready()
         purging = (_purge(model, request.tenant) for model in self._models.holding())
         purged = await asyncio.gather(*purging)
@@ -88,6 +87,8 @@ class EngineServicer(engine_pb2_grpc.EngineServiceServicer):
         """Lists what requests cost."""
         if len(request.token_ids) > MOST_RECORDS:
             raise InvalidField("token_ids", f"has {len(request.token_ids)} entries, at most {MOST_RECORDS}.")
+        if request.tenant and not TENANT.fullmatch(request.tenant):
+            raise InvalidField("tenant", f"{request.tenant!r:.100} is no tenant's id.")
         size = page_size(request.page_size, DEFAULT_RECORDS, MOST_RECORDS)
         same = (request.tenant, *sorted(request.token_ids))
         position = page_position(request.page_token, same, (int,))
