@@ -284,7 +284,6 @@ def _malformed(status: int, message: str) -> Config:
 
 
 def _routes(settings: EdgeSettings) -> list[Config]:
-    longest = _seconds(settings.max_stream_s + STREAM_MARGIN_S)
     routes: list[Config] = [
         {
             "match": {"path": "/healthz"},
@@ -295,10 +294,10 @@ def _routes(settings: EdgeSettings) -> list[Config]:
     for method in edge_methods():
         action = {
             "cluster": method.cluster,
-            "timeout": "0s",
             # The client's own deadline travels in grpc-timeout to the service, which ends the call with a status that
-            # says so; Envoy would reset the stream.
-            "max_stream_duration": {"max_stream_duration": longest},
+            # says so; Envoy would reset the stream, and with a duration on the route it would send that instead of the
+            # client's. The connection manager bounds streams.
+            "timeout": "0s",
         }
         # grpc-web is application/grpc-web, so Envoy's own matcher for gRPC would not do.
         content_type = {"name": "content-type", "string_match": {"safe_regex": {"regex": GRPC_CONTENT_TYPE}}}

@@ -101,6 +101,8 @@ class StandIns(
     """Plays chat, tenant and model; keeps what reached it."""
 
     seen: list[dict[str, str | bytes]] = field(default_factory=list)
+    # Seconds left of each call's deadline when it arrived; None without one.
+    remaining_s: list[float | None] = field(default_factory=list)
     asked: list[dict[str, str]] = field(default_factory=list)
     first_sent: futures.Future[None] = field(default_factory=futures.Future)
     go_on: futures.Future[None] = field(default_factory=futures.Future)
@@ -127,6 +129,7 @@ class StandIns(
 
     def Note(self, context: grpc.ServicerContext) -> None:
         self.seen.append(dict(context.invocation_metadata()))
+        self.remaining_s.append(context.time_remaining())
 
     def ListConversations(
         self, request: conversation_pb2.ListConversationsRequest, context: grpc.ServicerContext

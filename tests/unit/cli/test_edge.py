@@ -365,6 +365,10 @@ def test_deadline_of_the_client_ends_the_stream(edge: Edge) -> None:
         with pytest.raises(grpc.RpcError) as ended:
             list(call)
         assert ended.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    # The service knows it, so that it can refuse what can't be done in time.
+    (remaining_s,) = edge.services.remaining_s
+    assert remaining_s is not None
+    assert 0 < remaining_s <= 2
 
 
 def test_edge_fails_closed_when_the_tenant_service_is_gone(edge: Edge) -> None:
