@@ -52,6 +52,12 @@ class Chunk:
         return self.count == self.sequence.pending
 
     @property
+    def context_tokens(self) -> int:
+        """The tokens before each of its tokens, added up."""
+        count = self.count + len(self.drafts)
+        return count * self.sequence.computed + count * (count - 1) // 2
+
+    @property
     def rows(self) -> int:
         """How many rows of logits it gives."""
         return 1 + len(self.drafts) if self.completes else 0
@@ -107,7 +113,10 @@ def compose(running: Listing[Sequence], pace: Pace, room: int, may_go_alone: boo
     if rows <= min(room, pace.most_rows()) and not any(turns.prompts for turns in tenants):
         return Step(lane, [Chunk(sequence, 1) for turns in tenants for sequence in turns.rows])
     most_rows = min(rows, pace.most_rows(), room)
-    prompt_tokens = min(room - most_rows, pace.prompt_tokens(most_rows, _longest_s(tenants, pace)))
+    rows_context = sum(sequence.computed for turns in tenants for sequence in turns.rows)
+    depth = max((turns.prompts[0].computed for turns in tenants if turns.prompts), default=0)
+    most = pace.prompt_tokens(most_rows, _longest_s(tenants, pace), rows_context, depth)
+    prompt_tokens = min(room - most_rows, most)
     return _take_turns(lane, tenants, most_rows, prompt_tokens)
 
 
@@ -165,7 +174,8 @@ def _newcomer(tenants: list[_Turns], pace: Pace, most: int) -> Sequence | None:
     first = next(turns.sequences())
     # Only a whole prompt: the rest of a long one shares steps to its end.
     short = first.turn == 0 and first.pending <= most
-    return first if short and pace.prompt_s * first.pending <= ALONE_STRETCH * pace.step_s(others, 0) else None
+    takes_s = pace.prompt_token_s(first.computed) * first.pending
+    return first if short and takes_s <= ALONE_STRETCH * pace.step_s(others, 0) else None
 
 
 def _longest_s(tenants: list[_Turns], pace: Pace) -> float:

@@ -61,10 +61,14 @@ class Deadlines:
 
     def _needed_s(self, sequence: Sequence, queue_s: float, enough_s: float) -> float:
         """Gives the least time until the first token; what is cached is only asked when it matters."""
-        tokens = sequence.pending - 1
-        needed_s = queue_s + self._pace.step_s(1, tokens)
+        computed = sequence.computed
+        needed_s = queue_s + self._prompt_s(computed, len(sequence.tokens))
         if not self._pace.knows_prompts or needed_s <= enough_s:
             return queue_s
         if sequence.slot == NO_SLOT and sequence.saved is None:
-            tokens -= self._places.reusable(sequence)
-        return queue_s + self._pace.step_s(1, tokens)
+            computed = self._places.reusable(sequence)
+        return queue_s + self._prompt_s(computed, len(sequence.tokens))
+
+    def _prompt_s(self, begin: int, end: int) -> float:
+        tokens = end - begin
+        return self._pace.step_s(1, tokens - 1, tokens * (begin + end) / 2)
