@@ -20,8 +20,8 @@ FORMER_WEIGHT = 0.05
 ENOUGH_STEPS = 6
 # The least chunk of a prompt, so that it comes to its end however slow the machine is.
 LEAST_CHUNK = 2
-# The longest a step of prompts alone should take, which is what a newcomer may have to wait: so many seconds, or so many
-# times what is fixed of it.
+# The longest a step of prompts alone should take, which is what a newcomer may have to wait: so many seconds, or so
+# many times what is fixed of it.
 LONE_STEP_S = 0.2
 LONE_STRETCH = 4.0
 RECENT_STEPS = 256
