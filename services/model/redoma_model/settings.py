@@ -81,7 +81,7 @@ class ModelSettings(ServiceSettings):
         0, ge=0, le=8_192, description="Most tokens of one step; 0 is 512 on a GPU, else 64, or two for each place."
     )
     step_stretch: float = Field(
-        2.6, ge=1, le=20, description="How many times as long as one that only generates a step with prompts may take."
+        2.7, ge=1, le=20, description="How many times as long as one that only generates a step with prompts may take."
     )
     inter_token_ms: int = Field(
         0, ge=0, le=60_000, description="Time between two tokens of a stream to aim at; 0 leaves it to step_stretch."

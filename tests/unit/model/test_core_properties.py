@@ -521,7 +521,7 @@ def test_a_flood_hardly_delays_anothers_first_token(streams: int) -> None:
     assert rate >= alone_rate / 17
 
 
-@pytest.mark.parametrize(("stretch", "gap_steps", "prefill_share"), [(2.6, 3.0, 0.6), (6.5, 7.0, 0.8)])
+@pytest.mark.parametrize(("stretch", "gap_steps", "prefill_share"), [(2.7, 3.0, 0.6), (6.5, 7.0, 0.8)])
 def test_a_long_prompt_stalls_nobody_and_is_computed_at_most_of_the_full_rate(
     stretch: float, gap_steps: float, prefill_share: float
 ) -> None:

@@ -49,7 +49,7 @@ def test_rows_and_prompt_tokens_are_told_apart_where_they_differ_in_cost() -> No
 def test_a_machine_that_turns_slow_is_learned_anew() -> None:
     pace = Pace(PaceLimits(64))
     observe(pace, (0.0025, 0.0024, 0.0022), 200, 0.0)
-    observe(pace, (0.025, 0.024, 0.022), 300, 0.0, seed=2)
+    observe(pace, (0.025, 0.024, 0.022), 600, 0.0, seed=2)
     assert pace.step_s(8, 0) == pytest.approx(0.025 + 8 * 0.024, rel=0.1)
 
 

@@ -113,7 +113,7 @@ def compose(running: Listing[Sequence], pace: Pace, room: int, may_go_alone: boo
     if rows <= min(room, pace.most_rows()) and not any(turns.prompts for turns in tenants):
         return Step(lane, [Chunk(sequence, 1) for turns in tenants for sequence in turns.rows])
     most_rows = min(rows, pace.most_rows(), room)
-    rows_context = sum(sequence.computed for turns in tenants for sequence in turns.rows)
+    rows_context = sum(map(_context, tenants))
     depth = max((turns.prompts[0].computed for turns in tenants if turns.prompts), default=0)
     most = pace.prompt_tokens(most_rows, _longest_s(tenants, pace), rows_context, depth)
     prompt_tokens = min(room - most_rows, most)
@@ -182,14 +182,19 @@ def _longest_s(tenants: list[_Turns], pace: Pace) -> float:
     """Gives how long the step may take so that each tenant's rows have its share of it when others' prompts go with
     them."""
     weights = sum(turns.account.weight for turns in tenants)
-    rows_s = pace.step_s(sum(len(turns.rows) for turns in tenants), 0)
+    rows_s = pace.rows_s(sum(len(turns.rows) for turns in tenants), sum(map(_context, tenants)))
     longest_s = float("inf")
     for turns in tenants:
         if turns.rows and any(other.prompts for other in tenants if other is not turns):
-            share_s = pace.step_s(len(turns.rows), 0) * weights / turns.account.weight
+            share_s = pace.rows_s(len(turns.rows), _context(turns)) * weights / turns.account.weight
             # Who uses less than its share even of a step without prompts can't be given it.
             longest_s = min(longest_s, share_s if share_s >= rows_s else SMALL_STRETCH * rows_s)
     return longest_s
+
+
+def _context(turns: _Turns) -> int:
+    """Gives the tokens before each of a tenant's rows, added up."""
+    return sum(sequence.computed for sequence in turns.rows)
 
 
 def _take_turns(lane: Lane, tenants: list[_Turns], rows: int, prompt_tokens: int) -> Step:

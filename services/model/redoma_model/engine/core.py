@@ -247,12 +247,13 @@ class EngineCore:
             self._isolate(step)
             return
         tokens = sum(chunk.count + len(chunk.drafts) for chunk in step.chunks)
-        context_tokens = sum(chunk.context_tokens for chunk in step.chunks)
+        rows_context = sum(chunk.context_tokens for chunk in step.chunks if chunk.count == 1 and chunk.completes)
+        context_tokens = sum(chunk.context_tokens for chunk in step.chunks) - rows_context
         rows = 0 if step.lane.pooled else sum(chunk.rows for chunk in step.chunks)
         outputs = self._totals.output_tokens
         prompt_tokens = self._take(step)
         duration_s = self._clock() - begun_at
-        self._pace.observe(rows, tokens - rows, duration_s, context_tokens)
+        self._pace.observe(rows, tokens - rows, duration_s, context_tokens, rows_context)
         self._observer.step(duration_s, prompt_tokens, self._totals.output_tokens - outputs)
 
     def _take(self, step: Step) -> int:
