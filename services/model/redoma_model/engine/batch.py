@@ -27,6 +27,8 @@ TURN_TOKENS = 8
 SMALL_STRETCH = 1.5
 # How many times as long as a step of the others' rows a newcomer's step for itself may take.
 ALONE_STRETCH = 4.0
+# Where not even drafts that are taken this often would pay, none is tried.
+GOOD_CHANCE = 0.8
 # Most drafts of one sequence in a step.
 MOST_DRAFTS = 8
 
@@ -123,7 +125,7 @@ def compose(running: Listing[Sequence], pace: Pace, room: int, may_go_alone: boo
 def add_drafts(step: Step, pace: Pace, room: int) -> Step:
     """Adds drafts to the sequences that generate, as far as they are likely to pay and `room` cells go."""
     rows = len(step.chunks)
-    if step.lane.pooled or not pace.draft_pays(rows, 1.0):
+    if step.lane.pooled or not pace.draft_pays(rows, GOOD_CHANCE):
         return step
     room = min(room, pace.limits.step_tokens) - sum(chunk.count for chunk in step.chunks)
     chunks: list[Chunk] = []
