@@ -140,7 +140,7 @@ async def test_model_is_loaded_with_progress_and_serves(one: Service, other: Fak
         ({"file": "nothing.gguf"}, INVALID, "MODEL_FILE_INVALID", "nothing.gguf"),
         ({"file": "broken.gguf"}, INVALID, "MODEL_FILE_INVALID", "broken.gguf"),
         ({"file": "other.gguf", "id": "a b"}, INVALID, "INVALID_FIELD", "id"),
-        ({"file": "other.gguf", "slots": 65}, INVALID, "INVALID_FIELD", "slots"),
+        ({"file": "other.gguf", "slots": 129}, INVALID, "INVALID_FIELD", "slots"),
         ({"file": "other.gguf", "slots": -1}, INVALID, "INVALID_FIELD", "slots"),
         ({"file": "other.gguf", "kv_cells": -1}, INVALID, "INVALID_FIELD", "kv_cells"),
         ({"file": "other.gguf", "context_tokens": 1}, INVALID, "INVALID_FIELD", "context_tokens"),
