@@ -304,7 +304,7 @@ def test_drafts_end_where_the_answer_does(limit: int, most: int) -> None:
     assert drafts(add_drafts(rows_only(drafting(account(), limit)), pace(), ROOM)) == [most]
 
 
-def test_no_drafts_where_they_do_not_pay() -> None:
+def test_no_draft_is_even_tried_where_good_ones_would_not_pay() -> None:
     dear = Pace(PaceLimits(64))
     for step in range(200):
         rows, tokens = step % 9, step % 5
@@ -313,7 +313,6 @@ def test_no_drafts_where_they_do_not_pay() -> None:
     for stream in streams:
         assert stream.lookup is not None
         stream.lookup.acceptance = 0.5
-    assert sum(drafts(add_drafts(rows_only(*streams), dear, ROOM))) <= len(streams)
     assert sum(drafts(add_drafts(rows_only(*streams), dear, ROOM))) == 0
     assert sum(drafts(add_drafts(rows_only(*streams), pace(known=False), ROOM))) == 0
 

@@ -49,7 +49,7 @@ def test_rows_and_prompt_tokens_are_told_apart_where_they_differ_in_cost() -> No
 def test_a_machine_that_turns_slow_is_learned_anew() -> None:
     pace = Pace(PaceLimits(64))
     observe(pace, (0.0025, 0.0024, 0.0022), 200, 0.0)
-    observe(pace, (0.025, 0.024, 0.022), 600, 0.0, seed=2)
+    observe(pace, (0.025, 0.024, 0.022), 300, 0.0, seed=2)
     assert pace.step_s(8, 0) == pytest.approx(0.025 + 8 * 0.024, rel=0.1)
 
 
@@ -149,3 +149,24 @@ def test_the_last_steps_are_kept_for_the_median_and_no_more() -> None:
         pace.observe(1, 0, 0.01)
     assert len(pace.recent_s) <= 256
     assert pace.steps == 1_000
+
+
+def test_a_deep_prompt_keeps_steps_as_long_as_a_shallow_one() -> None:
+    pace = Pace(PaceLimits(64))
+    rows, row_context = 8, 8 * 50
+
+    def took_s(tokens: int, depth: int) -> float:
+        context = tokens * depth + tokens * (tokens - 1) / 2
+        return 0.0025 + 0.0024 * rows + 0.0022 * tokens + 0.0016 * context / 1_000
+
+    for _ in range(20):
+        pace.observe(rows, 0, took_s(0, 0), 0, row_context)
+    depth, steps = 0, []
+    while depth < 4_000:
+        tokens = pace.prompt_tokens(rows, rows_context=row_context, depth=depth)
+        steps.append(took_s(tokens, depth))
+        pace.observe(rows, tokens, steps[-1], tokens * depth + tokens * (tokens - 1) // 2, row_context)
+        depth += tokens
+    assert max(steps) <= 1.1 * pace.limits.stretch * took_s(0, 0)
+    # Another prompt that begins shallow is not held back by how deep the last one went.
+    assert pace.prompt_tokens(rows, rows_context=row_context) >= 2 * tokens

@@ -10,8 +10,8 @@ and whether a deadline can be met.
 from collections import deque
 from dataclasses import dataclass
 
-# The weight of a step falls to half after some 35 steps of its kind.
-DECAY = 0.98
+# The weight of a step falls to half after some 23 steps of its kind: those with prompts, or those without.
+DECAY = 0.97
 # A step that took this many times what was expected counts as this many times: the machine was busy with something
 # else.
 OUTLIER = 3.0
@@ -134,7 +134,7 @@ class Pace:
             self._rows.learn(1.0, float(rows), duration_s)
             self._row_context = rows_context / max(1, rows)
         else:
-            beyond_s = duration_s - self.rows_s(rows, 0) if self.known else duration_s
+            beyond_s = duration_s - self.step_s(rows, 0) if self.known else duration_s
             self._prompts.learn(float(prompt_tokens), (context_tokens + more_context) / CONTEXT_UNIT, beyond_s)
 
     def _more_context(self, rows: int, rows_context: float) -> float:
