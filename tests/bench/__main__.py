@@ -30,7 +30,7 @@ DEFAULT_ROUNDS = 3
 
 def run_one(name: str, plan: Plan) -> Entry:
     """Runs one bench."""
-    module = importlib.import_module(f"tests.bench.{BENCHES[name]}")
+    module = importlib.import_module(f"tests.bench.{name}")
     taken_at = datetime.now(UTC).isoformat(timespec="seconds")
     findings: Findings = asyncio.run(module.run(plan))
     return Entry(taken_at, commit(), plan.rounds, plan.quick, findings)

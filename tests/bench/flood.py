@@ -22,6 +22,9 @@ FLOODS = (16, 64)
 # The guest's median time to its first token under each flood, at most so many times as long as when idle.
 MOST_STRETCH = {16: 2.5, 64: 4.0}
 GUEST_TOKENS = 24
+VISITS = 16
+# How often the flooder is alone, and then has the guest, in each round.
+TURNS = 4
 FLOOD_TOKENS = (200, 400)
 EQUAL_STREAMS = 8
 ABOUT = (
@@ -29,9 +32,9 @@ ABOUT = (
     f"computed at once), tenant {GUEST} sends one short request after the other: some 40 tokens of prompt, "
     f"{GUEST_TOKENS} of answer. Its time to the first token and its token rate after that are taken with nobody else "
     "there and under the flood. Its fair share is the rate of one stream in the batch: both tenants' tokens per "
-    f"second over the {SLOTS} streams of {FLOODER} and its own one. {FLOODER}'s rate is compared with its rate alone, "
-    f"in the same round. Jain's index is taken over the rates of four tenants of the same weight with {EQUAL_STREAMS} "
-    "endless streams each."
+    f"second over the {SLOTS} streams of {FLOODER} and its own one. {FLOODER}'s rate with the guest there and its rate "
+    "alone are taken in turns within one flood, once every stream has begun anew. Jain's index is taken over the "
+    f"rates of four tenants of the same weight with {EQUAL_STREAMS} endless streams each."
 )
 
 
@@ -98,21 +101,29 @@ async def _flood(plan: Plan, target: Target) -> list[Seen]:
 
 
 async def _round(plan: Plan, target: Target, guest: Prompts, seen: Seen, turn: int) -> None:
-    visits = plan.pick(16, 3)
-    seen.idle_s += [reading.first_token_s for reading in await _visit(target, guest, visits)]
+    seen.idle_s += [reading.first_token_s for reading in await _visit(target, guest, plan.pick(VISITS, 3))]
     asks = [Prompts(1_000 * turn + number).stories(FLOODER, *FLOOD_TOKENS) for number in range(seen.streams)]
     async with endless(target, asks) as flood:
         running = min(seen.streams, SLOTS)
         await flood.wait_running(running)
-        alone = (await rate_over([flood], plan.pick(10.0, 1.0)))[0]
-        before, began = flood.tokens, perf_counter()
-        readings = await _visit(target, guest, visits)
-        duration_s = perf_counter() - began
-    kept = (flood.tokens - before) / duration_s
-    fair = (kept + visits * GUEST_TOKENS / duration_s) / (running + 1)
+        # By then no stream is the first of its place, so that contexts are as long as they stay on average.
+        await flood.wait_tokens(plan.pick(FLOOD_TOKENS[1], 5) * running)
+        rates = [await _turn(plan, target, guest, seen, flood) for _ in range(plan.pick(TURNS, 1))]
+    alone, shared = (median(taken) for taken in zip(*rates, strict=True))
+    seen.kept.append(shared / alone)
+
+
+async def _turn(plan: Plan, target: Target, guest: Prompts, seen: Seen, flood: Endless) -> tuple[float, float]:
+    """Gives the flooder's rate alone and then with the guest there, who is seen meanwhile."""
+    (alone,) = await rate_over([flood], plan.pick(5.0, 1.0))
+    before, began = flood.tokens, perf_counter()
+    readings = await _visit(target, guest, plan.pick(VISITS // TURNS, 3))
+    duration_s = perf_counter() - began
+    shared = (flood.tokens - before) / duration_s
+    fair = (shared + len(readings) * GUEST_TOKENS / duration_s) / (min(seen.streams, SLOTS) + 1)
     seen.flood_s += [reading.first_token_s for reading in readings]
     seen.shares += [reading.decode_rate / fair for reading in readings]
-    seen.kept.append(kept / alone)
+    return alone, shared
 
 
 async def _visit(target: Target, guest: Prompts, visits: int) -> list[Reading]:

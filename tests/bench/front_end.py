@@ -3,18 +3,16 @@
 A fake engine gives 20,000 tokens a second over 256 streams. Where a process can't keep up, deltas hold more tokens.
 """
 
-import argparse
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import asdict, dataclass, field
+from statistics import median
 from typing import Any
 
 import grpc
-from rich.console import Console
-from rich.table import Table
 
 from redoma.chat.v1 import conversation_pb2, conversation_pb2_grpc, message_pb2
 from redoma.common.v1 import sampling_pb2
@@ -23,6 +21,7 @@ from redoma_cli.local.pki import server_name
 from redoma_kit.channel import open_channel
 from redoma_kit.settings import TlsSettings, UpstreamSettings
 from tests.bench.fast_site import FastSite, fast_site
+from tests.bench.findings import Findings, Plan, Table
 from tests.bench.identities import Identities
 from tests.bench.targets import GENERATE
 from tests.fakes.fast_backend import MARK
@@ -36,7 +35,13 @@ TOKENS_PER_S, STREAMS, WINDOW_S = 20_000.0, 256, 10.0
 STREAM_TOKENS = 8_000
 START_S = 120.0
 MARK_BYTES = MARK.encode()
-SERVICES = ("model", "chat", "tenant", "edge")
+PROCESSES = ("model", "chat", "tenant", "edge", "client")
+ABOUT = (
+    f"A fake engine that costs next to nothing gives {TOKENS_PER_S:,.0f} tokens a second over {STREAMS} streams, in "
+    "the model service's place; what arrives is counted on each way to it. Where a process can't keep up, deltas "
+    "hold more tokens each. Processor seconds are those of each process for 1,000 tokens that arrived; client and "
+    "services share one machine, so what all of them cost together bounds the rate."
+)
 
 # Opens one endless stream; yields what arrives, as it came over the wire.
 OpenRaw = Callable[[], AsyncGenerator[bytes, None]]
@@ -88,11 +93,36 @@ class _Count:
             self.all_started.set()
 
 
-async def measure_front_end(
-    tokens_per_s: float = TOKENS_PER_S, streams: int = STREAMS, window_s: float = WINDOW_S
-) -> list[Ceiling]:
+async def run(plan: Plan) -> Findings:
+    """Measures every way in each round, one after the other."""
+    streams, window_s = plan.pick(STREAMS, 16), plan.pick(WINDOW_S, 1.0)
+    taken: dict[str, list[Ceiling]] = {}
+    for turn in range(plan.rounds):
+        plan.tell(f"round {turn + 1} of {plan.rounds}")
+        for one in await _measure_ways(streams, window_s):
+            taken.setdefault(one.way, []).append(one)
+    headings = ("way", "tokens/s", "deltas/s", "tokens a delta", *(f"{name}, s" for name in PROCESSES), "failed")
+    table = Table("The front end under a fast model", headings, tuple(_cells(way, seen) for way, seen in taken.items()))
+    return Findings(
+        "front_end", ABOUT, (table,), (), {way: [asdict(one) for one in seen] for way, seen in taken.items()}
+    )
+
+
+def _cells(way: str, seen: list[Ceiling]) -> tuple[str, ...]:
+    costs = (f"{median(one.cpu_s_per_1000_tokens[name] for one in seen):.3f}" for name in PROCESSES)
+    return (
+        way,
+        f"{median(one.tokens_per_s for one in seen):,.0f}",
+        f"{median(one.deltas_per_s for one in seen):,.0f}",
+        f"{median(one.tokens_per_delta for one in seen):.2f}",
+        *costs,
+        str(sum(one.failed for one in seen)),
+    )
+
+
+async def _measure_ways(streams: int, window_s: float) -> list[Ceiling]:
     """Measures each way, one after the other, for `window_s` seconds while all its streams run."""
-    async with fast_site(streams / tokens_per_s) as site, AsyncExitStack() as stack:
+    async with fast_site(streams / TOKENS_PER_S) as site, AsyncExitStack() as stack:
         ways: dict[str, OpenRaw] = {
             "model service": await _model_service(site, stack),
             "chat, gRPC": await _chat(site, stack),
@@ -210,34 +240,3 @@ def _open(site: FastSite, service: str, caller: str) -> grpc.aio.Channel:
 
 def _sampling() -> sampling_pb2.SamplingOptions:
     return sampling_pb2.SamplingOptions(max_output_tokens=STREAM_TOKENS, ignore_eos=True)
-
-
-def front_end_table(ceilings: Sequence[Ceiling]) -> Table:
-    """Gives the table."""
-    table = Table(title="The front end under a fast model (processes: processor milliseconds per 1,000 tokens)")
-    columns = (*SERVICES, "client")
-    for heading in ("way", "tokens/s", "deltas/s", "tokens/delta", *columns, "failed"):
-        table.add_column(heading, justify="left" if heading == "way" else "right")
-    for row in ceilings:
-        costs = (f"{row.cpu_s_per_1000_tokens[process] * 1_000:.0f}" for process in columns)
-        rates = (f"{row.tokens_per_s:,.0f}", f"{row.deltas_per_s:,.0f}", f"{row.tokens_per_delta:.2f}")
-        table.add_row(row.way, *rates, *costs, str(row.failed))
-    return table
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.front_end", description=__doc__)
-    parser.add_argument("--rate", type=float, default=TOKENS_PER_S, help="tokens a second of the model (%(default)s)")
-    parser.add_argument("--streams", type=int, default=STREAMS, help="streams at once, at most 256 (%(default)s)")
-    parser.add_argument("--window", type=float, default=WINDOW_S, help="seconds to measure each way (%(default)s)")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    arguments = parser.parse_args()
-    ceilings = asyncio.run(measure_front_end(arguments.rate, arguments.streams, arguments.window))
-    if arguments.json:
-        print(json.dumps([asdict(row) for row in ceilings], indent=2))
-    else:
-        Console().print(front_end_table(ceilings))
-
-
-if __name__ == "__main__":
-    main()

@@ -9,15 +9,18 @@ from redoma_model.engine.adapters import LoadedAdapter
 from redoma_model.engine.batch import Chunk
 from redoma_model.engine.core import CoreLimits, EngineCore
 from redoma_model.engine.lane import Lane
-from redoma_model.engine.observer import SilentObserver
 from redoma_model.engine.pace import PaceLimits
 from redoma_model.engine.places import PlaceLimits
 from redoma_model.engine.sampling import Sampling
 from redoma_model.engine.sequence import Request
 from redoma_model.engine.state import Purged
 from redoma_model.engine.stream import Delta, Done, Event, Started, Stream
-from redoma_model.journal import Ending, OpenedRequest, TokenCounts
+from redoma_model.engine.usage import Ending, OpenedRequest, TokenCounts
 from tests.fakes.model_backend import FakeBackend
+from tests.fakes.silent_observer import SilentObserver
+
+# A prompt longer than a few blocks of the prefix cache.
+HISTORY = "".join(f"line {number} of a history. " for number in range(8))
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +224,19 @@ class DrivenCore:
         while not self.core.idle and not (until is not None and until()):
             assert self.steps - begun < at_most, "no end in sight"
             self.step()
+
+    def end_idle(self) -> None:
+        """Runs to the end and checks that nothing is held but cached prefixes."""
+        self.run()
+        self.core.check_idle()
+        assert self.backend.samplers == 0
+        assert self.backend.held_cells == self.core.snapshot().used_cells
+        assert all(reader.ended for reader in self.readers.values())
+
+    @property
+    def computed_tokens(self) -> int:
+        """Tokens that all steps computed, drafts left out."""
+        return sum(count for step in self.backend.steps for _, count in step)
 
     def _collect(self) -> None:
         for stream, event in self.core.outbox:

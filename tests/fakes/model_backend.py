@@ -1,20 +1,19 @@
 """A model backend without a model: every byte is a token, and the prompt says what the answer is.
 
 A user message `say:hello` is answered with `hello`, one byte a token, then the end token; any other with an alphabet
-that never ends, and that each adapter shifts. It keeps the KV cache's books, cell by cell: which token under which
-adapter, at which position, held by which sequences. A step over cells that don't hold exactly the sequence's tokens
-under its adapter fails, so that an engine that loses count is caught; whose request computed a cell it does not know.
+that never ends, and that each adapter shifts. It keeps the KV cache's books, cell by cell: which token after which
+others, under which adapter, for which tenant, held by which sequences. A step over cells that don't hold exactly the
+sequence's tokens under its adapter, or that were computed for another tenant, fails.
 """
 
 import json
 import math
 import random
 import re
-import struct
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +33,9 @@ from redoma_model.engine.batch import Chunk
 from redoma_model.engine.cells import OutOfCells
 from redoma_model.engine.lane import Lane
 from redoma_model.engine.sampling import Sampling
+from redoma_model.engine.sequence import Sequence as Running
 from redoma_model.engine.template import FALLBACK_TEMPLATE
+from tests.fakes.cell_store import FakeCellStore
 
 SPECIAL = ("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<think>", "</think>", "<|user|>")
 IM_START, IM_END, END_OF_TEXT, THINK, END_THINK, USER = range(256, 256 + len(SPECIAL))
@@ -48,7 +49,6 @@ EMBEDDING_SIZE = 8
 ADAPTER_MAGIC = b"FAKE-ADAPTER "
 # The one kind of grammar there is: a text, spelt as JSON spells it.
 _GRAMMAR = re.compile(r'root ::= ("(?:[^"\\]|\\.)*")\s*')
-_SAVED_CELL = struct.Struct("<iii")
 
 
 @dataclass(eq=False, slots=True)
@@ -56,79 +56,6 @@ class FakeAdapter:
     """Shifts the alphabet by `shift` letters."""
 
     shift: int
-
-
-@dataclass(eq=False, slots=True)
-class Cell:
-    """One cell of the KV cache.
-
-    Attributes:
-        under: Which adapter computed it, by index in FakeBackend.computed_under.
-        owners: Ids of the sequences that hold it.
-    """
-
-    position: int
-    token: int
-    under: int
-    owners: set[int] = field(default_factory=set)
-
-
-class FakeCells:
-    """The books of the KV cache: a CellStore."""
-
-    def __init__(self, sequences: int, capacity: int) -> None:
-        self.sequences = sequences
-        self.capacity = capacity
-        # Cells in use: one that several sequences hold counts once.
-        self.used = 0
-        self._held: list[dict[int, Cell]] = [{} for _ in range(sequences)]
-
-    def held(self, sequence: int) -> dict[int, Cell]:
-        """Gives a sequence's cells by position."""
-        assert 0 <= sequence < self.sequences, f"no sequence {sequence}"
-        return self._held[sequence]
-
-    def add(self, sequence: int, cells: Sequence[Cell]) -> None:
-        """Gives new cells to a sequence.
-
-        Raises:
-            OutOfCells: They are more than are free; none was added.
-        """
-        if self.used + len(cells) > self.capacity:
-            raise OutOfCells
-        self.used += len(cells)
-        held = self.held(sequence)
-        for cell in cells:
-            assert cell.position not in held, f"sequence {sequence} holds position {cell.position} already"
-            cell.owners.add(sequence)
-            held[cell.position] = cell
-
-    def share(self, source: int, target: int, begin: int, end: int) -> None:
-        held = self.held(target)
-        for position, cell in self.held(source).items():
-            if begin <= position < end and source != target:
-                assert position not in held, f"sequence {target} holds position {position} already"
-                cell.owners.add(target)
-                held[position] = cell
-
-    def forget(self, sequence: int, begin: int = 0, end: int | None = None) -> None:
-        held = self.held(sequence)
-        for position in [one for one in held if begin <= one and (end is None or one < end)]:
-            cell = held.pop(position)
-            cell.owners.remove(sequence)
-            self.used -= not cell.owners
-
-    def save(self, sequence: int) -> bytes:
-        cells = self.held(sequence).values()
-        return b"".join(_SAVED_CELL.pack(cell.position, cell.token, cell.under) for cell in cells)
-
-    def restore(self, sequence: int, saved: bytes) -> None:
-        assert not self.held(sequence), f"sequence {sequence} is not empty"
-        self.add(sequence, [Cell(*values) for values in _SAVED_CELL.iter_unpack(saved)])
-
-    def span(self, sequence: int) -> range:
-        held = self.held(sequence)
-        return range(min(held), max(held) + 1) if held else range(0)
 
 
 class FakeSampler:
@@ -203,14 +130,12 @@ class FakeBackend:
         self.certainty = certainty
         # How long a step takes, as a model's does.
         self.step_s = step_s
-        self.cells = FakeCells(sequences, cells)
+        self.cells = FakeCellStore(cells, sequences)
         self.share = self.cells.share
         self.forget = self.cells.forget
         self.save = self.cells.save
         self.restore = self.cells.restore
         self.span = self.cells.span
-        # The adapters and scales that cells were computed under: Cell.under is an index.
-        self.computed_under: list[tuple[object | None, float]] = [(None, 1.0)]
         self.adapters = 0
         self.samplers = 0
         # Each step's slots, with how many tokens of each, and its lane.
@@ -321,25 +246,23 @@ class FakeBackend:
         sequence, done = chunk.sequence, chunk.sequence.computed
         assert 0 <= sequence.slot < self._info.sequences, f"{sequence.slot} is no slot"
         assert chunk.completes or not chunk.drafts, "drafts before the sequence's last token"
-        under = self._under(lane)
-        held = self.cells.held(sequence.slot)
-        assert sorted(held) == list(range(done)), f"slot {sequence.slot} holds {self.span(sequence.slot)}, not {done}"
-        for position in range(done):
-            cell = held[position]
-            assert (cell.token, cell.under) == (sequence.tokens[position], under), f"cell {position} is another's"
-        tokens = [*sequence.tokens[done : done + chunk.count], *chunk.drafts]
-        self.cells.add(sequence.slot, [Cell(done + place, token, under) for place, token in enumerate(tokens)])
+        under = (lane.adapter, lane.scale if lane.adapter is not None else 1.0)
+        self._check_cells(sequence, under)
+        tokens = [*sequence.tokens[: done + chunk.count], *chunk.drafts]
+        self.cells.compute(sequence.slot, tokens, done, len(tokens), (sequence.request.tenant, under))
         if lane.pooled:
-            self._pooled.append(sum_of_states(tokens, done, lane))
+            self._pooled.append(sum_of_states(tokens[done:], done, lane))
         else:
             answered = len(sequence.tokens) - len(sequence.request.prompt)
             self._rows += [self._logits(sequence.request.prompt, answered + row, lane) for row in range(chunk.rows)]
 
-    def _under(self, lane: Lane) -> int:
-        key = (lane.adapter, lane.scale if lane.adapter is not None else 1.0)
-        if key not in self.computed_under:
-            self.computed_under.append(key)
-        return self.computed_under.index(key)
+    def _check_cells(self, sequence: Running, under: tuple[object | None, float]) -> None:
+        """Checks that a sequence holds the cells of its tokens, computed for its tenant or for all, under `under`."""
+        owners = ((sequence.request.tenant, under), ("", under))
+        cells = self.cells.content(sequence.slot)
+        contents = self.cells.contents(sequence.tokens[: sequence.computed])
+        assert [cell.content for cell in cells] == contents, f"slot {sequence.slot} holds other tokens"
+        assert all(cell.owner in owners for cell in cells), f"slot {sequence.slot} holds another's cells"
 
     def _logits(self, prompt: tuple[int, ...], position: int, lane: Lane) -> NDArray[np.float32]:
         logits: NDArray[np.float32] = np.linspace(0, 1, VOCABULARY_SIZE, dtype=np.float32)

@@ -8,10 +8,11 @@ from typing import TypeVar
 import structlog
 
 from redoma_kit.errors import DomainError, ResourceExists
-from redoma_model.engine.adapters import AdapterManifest, LoadedAdapter, file_digest, read_manifest
+from redoma_model.engine.adapters import LoadedAdapter
 from redoma_model.engine.backend import AdapterFileError
 from redoma_model.engine.engine import Engine
 from redoma_model.errors import AdapterIncompatible, AdapterNotFound, ModelFileError
+from redoma_model.manifest import AdapterManifest, file_digest, read_manifest
 
 T = TypeVar("T")
 

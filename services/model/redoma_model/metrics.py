@@ -76,7 +76,7 @@ class _ModelMetrics:
         """Observes the time to the first token."""
         self._first.observe(since_submit_s)
 
-    def step(self, duration_s: float, prompt_tokens: int, output_tokens: int) -> None:
+    def step(self, duration_s: float, output_tokens: int) -> None:
         """Observes a step."""
         self._step.observe(duration_s)
         if output_tokens:

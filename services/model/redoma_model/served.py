@@ -192,9 +192,8 @@ class ServedModel:
             replace(options, grammar=grammar, begun=prompt.begun) if grammar else options,
             prompt.may_reason,
             prompt.in_reasoning,
-            **self._ownership(caller),
         )
-        stream = self.engine.submit(request, caller.deadline)
+        stream = self.engine.submit(self._owned(request, caller), caller.deadline)
         return Generation(stream, len(prompt.tokens), prompt.dropped_messages)
 
     def cancel(self, generation: Generation) -> None:
@@ -211,8 +210,8 @@ class ServedModel:
         info = loaded.card.info
         check_inputs(inputs)
         texts = await self._build(caller.tenant, lambda: tokens_of(loaded.prompts, info, inputs))
-        owner = self._ownership(caller)
-        requests = [Request(tokens, loaded.card.default_sampling, pooled=True, **owner) for tokens in texts]
+        asked = (Request(tokens, loaded.card.default_sampling, pooled=True) for tokens in texts)
+        requests = [self._owned(request, caller) for request in asked]
         return await embed(self.engine, requests, info.slots, caller.deadline)
 
     async def count(self, messages: Sequence[Message], continue_final: bool) -> int:
@@ -232,8 +231,8 @@ class ServedModel:
             except (DomainError, ValueError) as error:
                 raise ModelFileError(f"public_prefixes[{place}] can't be kept for {self.id}: {error}") from error
 
-    def _ownership(self, caller: Caller) -> dict[str, Any]:
-        """Gives the fields of a request that say whose it is. Submit it before the event loop runs anything else.
+    def _owned(self, request: Request, caller: Caller) -> Request:
+        """Gives the request as the caller's. Submit it before the event loop runs anything else.
 
         Raises:
             AdapterNotFound: Its adapter was taken out of service meanwhile.
@@ -241,12 +240,8 @@ class ServedModel:
         adapter = caller.adapter
         if adapter is not None and self.adapters.loaded.get(adapter.digest) is not adapter:
             raise AdapterNotFound(adapter.digest)
-        return {
-            "tenant": caller.tenant,
-            "weight": max(1, caller.weight),
-            "token_id": caller.token_id,
-            "adapter": adapter,
-        }
+        weight = max(1, caller.weight)
+        return replace(request, tenant=caller.tenant, weight=weight, token_id=caller.token_id, adapter=adapter)
 
     def _ready(self) -> _Loaded:
         if self._loaded is None:

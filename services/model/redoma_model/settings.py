@@ -1,6 +1,7 @@
 """Settings of the model service."""
 
 import re
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -90,7 +91,13 @@ class ModelSettings(ServiceSettings):
         4, ge=0, le=64, description="Requests beyond slots that are computed at once, for tenants that have none."
     )
     prefix_cache: bool = Field(True, description="Keep computed prefixes of prompts for their tenant.")
-    host_cache_mib: int = Field(0, ge=0, description="Host memory for cached prefixes that left the KV cache.")
+    host_cache_mib: int = Field(1_024, ge=0, description="Host memory for cached prefixes that left the KV cache.")
+    idle_prefix_cells: int | None = Field(
+        None,
+        ge=0,
+        description="KV cells that prefixes may keep which no request uses; the others go to host memory. "
+        "Unset: none on CPUs, where each makes every step longer, and any number on a GPU.",
+    )
     swap_mib: int = Field(1_024, ge=0, description="Host memory for requests that gave their place up for a time.")
     speculation: bool = Field(True, description="Draft tokens by prompt lookup, where that pays.")
     public_prefixes: tuple[str, ...] = Field(
@@ -160,6 +167,13 @@ class ModelSettings(ServiceSettings):
         return self.step_tokens or default
 
     @property
+    def effective_idle_cells(self) -> int:
+        """KV cells that prefixes may keep which no request uses."""
+        if self.idle_prefix_cells is not None:
+            return self.idle_prefix_cells
+        return sys.maxsize if self.gpu.layers else 0
+
+    @property
     def model_id(self) -> str:
         """The model's id: its name, or the file's without what it is quantized to."""
         return self.name or model_id_of(self.file)
@@ -186,6 +200,7 @@ class ModelSettings(ServiceSettings):
                     headroom_tokens=self.headroom_tokens,
                     prefix_cache=self.prefix_cache,
                     host_cache_bytes=self.host_cache_mib << 20,
+                    idle_cells=self.effective_idle_cells,
                     swap_bytes=self.swap_mib << 20,
                 ),
                 speculation=self.speculation,

@@ -21,9 +21,9 @@ from redoma.model.v1.model_pb2_grpc import ModelServiceStub
 from redoma_kit.channel import open_channel
 from redoma_kit.settings import UpstreamSettings
 from redoma_kit.telemetry import Telemetry
-from redoma_model.engine.adapters import file_digest
 from redoma_model.engine.backend import BackendLoader
 from redoma_model.engine.hardware import share_cores
+from redoma_model.manifest import file_digest
 from redoma_model.server import ModelServer
 from redoma_model.settings import ModelSettings
 from tests.conftest import TestPki

@@ -41,7 +41,7 @@ AdapterWriter = Callable[[Path, int], Path]
 
 def options(**changed: object) -> LlamaOptions:
     """Gives options for a small context."""
-    values: dict[str, object] = {"context_tokens": CELLS, "cells": CELLS, "slots": 8, "sequences": 16, "threads": 2}
+    values: dict[str, object] = {"context_tokens": CELLS, "cells": CELLS, "slots": 8, "threads": 2}
     return LlamaOptions(MODEL, **(values | changed))  # type: ignore[arg-type]
 
 

@@ -20,8 +20,8 @@ from redoma_model.engine.pace import PaceLimits
 from redoma_model.engine.places import PlaceLimits
 from redoma_model.engine.scheduler import QUANTUM
 from redoma_model.engine.stream import Delta, Done, FinishReason, Started
+from redoma_model.engine.usage import Ending
 from redoma_model.errors import DeadlineUnreachable, GenerationFailed, TenantPurged
-from redoma_model.journal import Ending
 from tests.bench.figures import jain_index
 from tests.fakes.driven_core import DrivenCore, Reader, StepCost
 

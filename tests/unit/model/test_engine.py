@@ -12,18 +12,19 @@ import pytest
 from redoma_kit.errors import DomainError, ShuttingDown
 from redoma_model.engine.adapters import LoadedAdapter
 from redoma_model.engine.backend import AdapterFileError, DecodeFailed
+from redoma_model.engine.commands import Stop, Submit
 from redoma_model.engine.core import CoreLimits
-from redoma_model.engine.engine import Engine, EngineLimits, EngineState, _Stop, _Submit
-from redoma_model.engine.observer import SilentObserver
+from redoma_model.engine.engine import Engine, EngineLimits, EngineState
 from redoma_model.engine.pace import PaceLimits
 from redoma_model.engine.sampling import Sampling
 from redoma_model.engine.sequence import Request
 from redoma_model.engine.stream import Delta, Done, Event, FinishReason, Started, Stream
 from redoma_model.engine.turnstile import Turnstile
+from redoma_model.engine.usage import Ending
 from redoma_model.errors import GenerationFailed, ModelLoading, QueueFull, ReaderTooSlow, TenantPurged
-from redoma_model.journal import Ending
 from tests.fakes.driven_core import CountingUsage
 from tests.fakes.model_backend import FakeBackend, loader
+from tests.fakes.silent_observer import SilentObserver
 
 PATIENCE_S = 20.0
 
@@ -284,7 +285,7 @@ class LateInbox(SimpleQueue[object]):
     stop: Callable[[], None]
 
     def put(self, command: object, block: bool = True, timeout: float | None = None) -> None:
-        if isinstance(command, _Submit):
+        if isinstance(command, Submit):
             self.stop()
         super().put(command)
 
@@ -298,7 +299,7 @@ async def test_a_request_that_comes_while_the_engine_closes_is_not_left_waiting(
         assert isinstance(inbox, LateInbox)
 
         def stop() -> None:
-            inbox.put(_Stop())
+            inbox.put(Stop())
             # Not for ever: an engine may well wait for what is being put.
             it.engine._thread.join(0.5)
 

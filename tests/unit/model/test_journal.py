@@ -2,7 +2,8 @@
 
 import threading
 
-from redoma_model.journal import Ending, OpenedRequest, TokenCounts, UsageJournal
+from redoma_model.engine.usage import Ending, OpenedRequest, TokenCounts
+from redoma_model.journal import UsageJournal
 
 
 class Clock:

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from redoma_model.engine.adapters import MAX_MANIFEST_BYTES, AdapterManifest, file_digest, read_manifest
 from redoma_model.errors import AdapterIncompatible, AdapterNotFound
 from redoma_model.folders import PathOutside, path_within
+from redoma_model.manifest import MAX_MANIFEST_BYTES, AdapterManifest, file_digest, read_manifest
 
 CONTENT = b"weights"
 DIGEST = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"

@@ -36,7 +36,7 @@ class Engine:
     """As much of an engine as the cache sees of one."""
 
     def __init__(self, cells: int = 1000, ids: int = 20, host_bytes: int = 0) -> None:
-        self.store = FakeCellStore(cells)
+        self.store = FakeCellStore(cells, len(SLOTS) + ids)
         self.cache = PrefixCache(
             self.store, range(len(SLOTS), len(SLOTS) + ids), host_bytes, itertools.count(1.0).__next__
         )
@@ -100,9 +100,8 @@ class Engine:
         partition = sequence.lease.partition
         public = len(self.public[partition.public]) if partition.public >= 0 else 0
         cells = self.store.content(sequence.slot)
-        assert len(cells) == sequence.computed
+        assert [cell.content for cell in cells] == self.store.contents(sequence.tokens[: sequence.computed])
         for at, cell in enumerate(cells):
-            assert cell.prefix == tuple(sequence.tokens[: at + 1])
             owners = {(partition.tenant, partition.adapter)} | ({("", "")} if at < public else set())
             assert cell.owner in owners
             shared = bool(cell.sequences - set(SLOTS))
@@ -463,6 +462,44 @@ def test_trimming_drops_the_saved_prefixes_behind() -> None:
     engine.check()
 
 
+def test_idle_prefixes_go_to_host_memory_bit_by_bit_and_come_back() -> None:
+    engine = Engine(host_bytes=1 << 20)
+    engine.serve(ONE, blocks("abcdef"))
+    assert [engine.cache.demote(16, 16) for _ in range(3)] == [16, 16, 0]
+    assert engine.cache.match(ONE, blocks("abcdef", tail=1)) == 16
+    engine.check()
+    assert engine.serve(ONE, blocks("abcdef", tail=1), free_cells=1000).own == 48
+    assert engine.cache.host_bytes == 0
+
+
+def test_prefixes_in_use_and_public_ones_stay_in_the_kv_cache() -> None:
+    engine = Engine(host_bytes=1 << 20)
+    engine.publish(blocks("p"))
+    engine.serve(ONE, blocks("ab"))
+    held = engine.start(ONE, blocks("ab", tail=1))
+    engine.serve(TWO, blocks("cd"))
+    assert [engine.cache.demote(0, 1000) for _ in range(2)] == [16, 0]
+    assert engine.cache.match(ONE, blocks("ab", tail=1)) == 16
+    engine.finish(held)
+    assert engine.cache.demote(0, 1000) == 16
+    assert engine.cache.cells == 8
+    engine.check()
+
+
+def test_idle_prefixes_stay_where_they_are_without_a_host_tier(engine: Engine) -> None:
+    engine.serve(ONE, blocks("ab"))
+    assert engine.cache.demote(0, 1000) == 0
+    assert engine.cache.match(ONE, blocks("ab", tail=1)) == 16
+
+
+def test_a_short_prefix_of_a_long_saved_one_is_worth_bringing_back() -> None:
+    engine = Engine(host_bytes=1 << 20)
+    engine.serve(ONE, blocks("abcdefghijklmnop"))
+    engine.cache.evict(1000)
+    assert engine.serve(ONE, blocks("aX"), free_cells=1000).own == 8
+    engine.check()
+
+
 def test_check_names_a_leaked_cell(engine: Engine) -> None:
     engine.serve(ONE, blocks("ab"))
     engine.store.forget(4, 8)
@@ -486,7 +523,7 @@ class CacheMachine(RuleBasedStateMachine):
     @initialize(
         cells=st.sampled_from([60, 200, 400]),
         ids=st.integers(0, 12),
-        host_bytes=st.sampled_from([0, 5000, 1 << 20]),
+        host_bytes=st.sampled_from([0, 500, 1 << 20]),
         public=st.sampled_from(["", "a", "ab"]),
     )
     def begin(self, cells: int, ids: int, host_bytes: int, public: str) -> None:
@@ -568,6 +605,12 @@ class CacheMachine(RuleBasedStateMachine):
         freed = self.engine.cache.evict(cells, tenant)
         assert before - self.engine.cache.cells == freed
         assert freed >= cells or self.engine.cache.evict(1) == 0
+
+    @rule(idle=st.integers(0, 30), most=st.integers(1, 4))
+    def demote(self, idle: int, most: int) -> None:
+        before = self.engine.cache.cells
+        moved = self.engine.cache.demote(idle, most * BLOCK_TOKENS)
+        assert before - self.engine.cache.cells == moved
 
     @rule(tenant=TENANTS)
     def purge(self, tenant: str) -> None:

@@ -31,8 +31,8 @@ from redoma_model.engine.sequence import NO_SLOT, Request, Sequence
 from redoma_model.engine.state import EngineSnapshot, Purged, StepTotals, snapshot
 from redoma_model.engine.stream import Delta, Done, Event, FinishReason, Started, Stream
 from redoma_model.engine.text import TextAssembler
+from redoma_model.engine.usage import Ending, OpenedRequest, TokenCounts, UsageSink
 from redoma_model.errors import AdapterNotFound, GenerationFailed, TenantPurged
-from redoma_model.journal import Ending, OpenedRequest, TokenCounts, UsageSink
 
 _log = logging.getLogger(__name__)
 MAX_SEED = 2**32 - 1
@@ -227,6 +227,7 @@ class EngineCore:
             step = add_drafts(step, self._pace, room)
         self._was_alone = step.alone
         self._compute(step, begun_at)
+        self._places.demote_idle()
         for account in step.whole:
             line = self._scheduler.line(account.tenant)
             if line is None or not line.waiting:
@@ -251,25 +252,24 @@ class EngineCore:
         context_tokens = sum(chunk.context_tokens for chunk in step.chunks) - rows_context
         rows = 0 if step.lane.pooled else sum(chunk.rows for chunk in step.chunks)
         outputs = self._totals.output_tokens
-        prompt_tokens = self._take(step)
+        self._take(step)
         duration_s = self._clock() - begun_at
         self._pace.observe(rows, tokens - rows, duration_s, context_tokens, rows_context)
-        self._observer.step(duration_s, prompt_tokens, self._totals.output_tokens - outputs)
+        self._observer.step(duration_s, self._totals.output_tokens - outputs)
 
-    def _take(self, step: Step) -> int:
-        """Takes what a decoded step gave, and gives how many prompt tokens were computed for the first time."""
+    def _take(self, step: Step) -> None:
+        """Takes what a decoded step gave."""
         now = self._clock()
-        row = prompt_tokens = 0
+        row = 0
         for place, chunk in enumerate(step.chunks):
             rows = chunk.rows
             chunk.sequence.turn = self._pace.steps
-            prompt_tokens += self._count(chunk)
+            self._count(chunk)
             if step.lane.pooled:
                 self._pool(chunk.sequence, place, now)
             elif rows:
                 self._take_tokens(chunk, row, now)
                 row += rows
-        return prompt_tokens
 
     def _isolate(self, step: Step) -> None:
         """Computes the chunks of a failed step one by one, so that only the request that can't be computed ends."""
@@ -282,15 +282,14 @@ class EngineCore:
             if chunk.sequence.slot != NO_SLOT:
                 self._compute(Step(step.lane, [Chunk(chunk.sequence, chunk.count)]), self._clock())
 
-    def _count(self, chunk: Chunk) -> int:
-        """Counts a chunk as computed, charges what of the prompt is in it for the first time, and gives that."""
+    def _count(self, chunk: Chunk) -> None:
+        """Counts a chunk as computed, and charges what of the prompt is in it for the first time."""
         sequence = chunk.sequence
         sequence.computed += chunk.count
         first = max(0, min(sequence.computed, len(sequence.request.prompt)) - sequence.charged)
         sequence.charged += first
         sequence.account.charge(first, 0)
         self._totals.prefill_tokens += first
-        return first
 
     def _pool(self, sequence: Sequence, place: int, now: float) -> None:
         hidden = self._backend.pooled(place)

@@ -19,13 +19,15 @@ from typing import TypeVar
 from redoma_kit.errors import DomainError, ShuttingDown
 from redoma_model.engine.adapters import LoadedAdapter
 from redoma_model.engine.backend import Backend, BackendLoader
+from redoma_model.engine.commands import Cancel, Command, Run, Stop, Submit
 from redoma_model.engine.core import CoreLimits, EngineCore
 from redoma_model.engine.observer import EngineObserver
+from redoma_model.engine.room import Room
 from redoma_model.engine.sequence import Request
 from redoma_model.engine.state import EngineSnapshot, Purged
 from redoma_model.engine.stream import Event, Stream
-from redoma_model.errors import EngineStalled, GenerationFailed, ModelLoading, QueueFull
-from redoma_model.journal import UsageSink
+from redoma_model.engine.usage import UsageSink
+from redoma_model.errors import EngineStalled, GenerationFailed, ModelLoading
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -63,81 +65,6 @@ class EngineState(Enum):
     STOPPED = "stopped"
 
 
-class _Room:
-    """Counts the requests that were accepted and have not ended, by tenant. Any thread may call it."""
-
-    def __init__(self, limits: EngineLimits) -> None:
-        self._limits = limits
-        self._lock = threading.Lock()
-        self._all = 0
-        self._by_tenant: dict[str, int] = {}
-        self.slots = 0
-        self.closed = False
-
-    def check(self, tenant: str, coming: int = 0) -> None:
-        """Raises QueueFull when one more request would be too many, after `coming` others of anybody's."""
-        with self._lock:
-            self._check(tenant, coming)
-
-    def enter(self, tenant: str, put: Callable[[], None]) -> None:
-        """Counts a request in and puts it where the thread finds it. Raises QueueFull, or ShuttingDown once closed."""
-        with self._lock:
-            if self.closed:
-                raise ShuttingDown()
-            self._check(tenant, 0)
-            self._all += 1
-            self._by_tenant[tenant] = self._by_tenant.get(tenant, 0) + 1
-            # Under the lock: what is put was put before the room was closed, so that it is found and ended.
-            put()
-
-    def leave(self, tenant: str) -> None:
-        """Counts a request out."""
-        with self._lock:
-            self._all -= 1
-            self._by_tenant[tenant] -= 1
-            if not self._by_tenant[tenant]:
-                del self._by_tenant[tenant]
-
-    def close(self) -> None:
-        """Lets no more requests in."""
-        with self._lock:
-            self.closed = True
-
-    def _check(self, tenant: str, coming: int) -> None:
-        if self._by_tenant.get(tenant, 0) >= self.slots + self._limits.max_waiting_per_tenant:
-            raise QueueFull(self._limits.max_waiting_per_tenant, of_tenant=True)
-        if self._all + coming >= self.slots + self._limits.max_waiting:
-            raise QueueFull(self._limits.max_waiting)
-
-
-@dataclass(frozen=True, slots=True)
-class _Submit:
-    request: Request
-    stream: Stream
-    submitted_at: float
-    deadline: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Cancel:
-    stream: Stream
-
-
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """A job for the thread, between two steps."""
-
-    job: Callable[[EngineCore], None]
-    refuse: Callable[[DomainError], None]
-
-
-class _Stop:
-    pass
-
-
-_Command = _Submit | _Cancel | _Run | _Stop
-
-
 class Engine:
     """Computes for many requests at once from one loaded model."""
 
@@ -166,8 +93,8 @@ class Engine:
         self._usage = usage
         self._turn = turn if turn is not None else nullcontext()
         self._clock = clock
-        self._inbox: SimpleQueue[_Command] = SimpleQueue()
-        self._room = _Room(limits)
+        self._inbox: SimpleQueue[Command] = SimpleQueue()
+        self._room = Room(limits.max_waiting, limits.max_waiting_per_tenant)
         self._stopping = False
         # When the thread began the step it is in; None between steps.
         self._step_begun_at: float | None = None
@@ -239,7 +166,7 @@ class Engine:
         if self._state is EngineState.LOADING:
             raise ModelLoading()
         stream = Stream(self._limits.max_undelivered_tokens)
-        submitted = _Submit(request, stream, self._clock(), deadline)
+        submitted = Submit(request, stream, self._clock(), deadline)
         self._room.enter(request.tenant, lambda: self._inbox.put(submitted))
         return stream
 
@@ -247,7 +174,7 @@ class Engine:
         """Ends a request whose reader is gone: its slot is free before the next step. Harmless when it has ended."""
         if not stream.closed:
             stream.close()
-            self._inbox.put(_Cancel(stream))
+            self._inbox.put(Cancel(stream))
 
     async def snapshot(self) -> EngineSnapshot:
         """Gives what the engine is doing, between two steps.
@@ -305,7 +232,7 @@ class Engine:
         self._stopping = True
         if self._watching is not None:
             self._watching.cancel()
-        self._inbox.put(_Stop())
+        self._inbox.put(Stop())
         if self.step_age_s <= self._limits.max_step_s:
             await asyncio.to_thread(self._thread.join, self._limits.max_step_s)
 
@@ -329,7 +256,7 @@ class Engine:
             else:
                 self._tell(_settle, answer, result)
 
-        self._inbox.put(_Run(run, lambda error: self._tell(_fail, answer, error)))
+        self._inbox.put(Run(run, lambda error: self._tell(_fail, answer, error)))
         if self._state is EngineState.STOPPED:
             raise ShuttingDown()
         return await answer
@@ -337,7 +264,7 @@ class Engine:
     def _deliver(self, events: list[tuple[Stream, Event | DomainError]]) -> None:
         for stream, event in events:
             if not stream.deliver(event):
-                self._inbox.put(_Cancel(stream))
+                self._inbox.put(Cancel(stream))
 
     # The thread's side.
 
@@ -377,7 +304,7 @@ class Engine:
         while True:
             while core.idle or not self._inbox.empty():
                 command = self._inbox.get()
-                if isinstance(command, _Stop):
+                if isinstance(command, Stop):
                     return
                 self._obey(core, command)
                 self._flush(core)
@@ -389,13 +316,13 @@ class Engine:
                 core.check_idle()
                 check_at = self._clock() + CHECK_EVERY_S
 
-    def _obey(self, core: EngineCore, command: _Command) -> None:
+    def _obey(self, core: EngineCore, command: Command) -> None:
         match command:
-            case _Submit(request, stream, submitted_at, deadline):
+            case Submit(request, stream, submitted_at, deadline):
                 core.add(request, stream, submitted_at, deadline)
-            case _Cancel(stream):
+            case Cancel(stream):
                 core.cancel(stream)
-            case _Run(job):
+            case Run(job):
                 job(core)
 
     def _close(self, core: EngineCore, failure: BaseException | None) -> None:
@@ -404,9 +331,9 @@ class Engine:
         late: list[tuple[Stream, Event | DomainError]] = []
         while not self._inbox.empty():
             match self._inbox.get():
-                case _Submit(stream=stream):
+                case Submit(stream=stream):
                     late.append((stream, error))
-                case _Run(refuse=refuse):
+                case Run(refuse=refuse):
                     refuse(error)
         try:
             if failure is None:

@@ -1,4 +1,4 @@
-"""How llama.cpp is to load and run a model, in an operator's words; `llama.py` turns them into llama.cpp's numbers."""
+"""How llama.cpp is to load and run a model, in an operator's words; `llama` turns them into llama.cpp's numbers."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +14,6 @@ class LlamaOptions:
     Attributes:
         context_tokens: Context window of one request; the model's own when that is smaller.
         slots: How many requests at once.
-        sequences: How many sequences the KV cache tells apart, those of cached prefixes included; at least `slots`,
-            and at most what llama.cpp can.
         cells: Tokens of KV cache; 0 sizes it by the memory there is.
         step_tokens: Most tokens of one step, drafts included.
         threads: 0 is one for each physical core the process may use.
@@ -30,7 +28,6 @@ class LlamaOptions:
     path: Path
     context_tokens: int = 8_192
     slots: int = 16
-    sequences: int = MOST_SEQUENCES
     cells: int = 0
     step_tokens: int = 64
     threads: int = 0

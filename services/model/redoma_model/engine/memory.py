@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from redoma_model.engine.gguf import GgufHeader
 from redoma_model.engine.hardware import CellBudget
-from redoma_model.engine.llama_options import LlamaOptions
+from redoma_model.engine.llama_options import MOST_SEQUENCES, LlamaOptions
 
 CACHE_BITS = {"f32": 32.0, "f16": 16.0, "q8_0": 8.5, "q5_1": 6.0, "q5_0": 5.5, "q4_1": 5.0, "q4_0": 4.5}
 # What llama.cpp takes beyond what grows with the model: its plans of the computation, threads, the vocabulary's index.
@@ -104,7 +104,7 @@ def estimate_memory(
         weights_loaded: Whether another context has loaded the same weights.
     """
     cells = cells_of(shape, options, available_bytes)
-    rows = max(options.sequences, options.step_tokens)
+    rows = max(MOST_SEQUENCES, options.step_tokens)
     # Logits and hidden states of a whole batch: once where they are computed and once where they are read.
     results = 2 * 4 * rows * (shape.vocabulary_size + shape.embedding_size)
     width = _ACTIVATIONS * shape.embedding_size + 2 * shape.feed_forward_size

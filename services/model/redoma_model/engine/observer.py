@@ -15,7 +15,7 @@ class EngineObserver(Protocol):
     def first_token(self, since_submit_s: float) -> None:
         """A request's first token was sampled."""
 
-    def step(self, duration_s: float, prompt_tokens: int, output_tokens: int) -> None:
+    def step(self, duration_s: float, output_tokens: int) -> None:
         """A step was computed."""
 
     def preempted(self) -> None:
@@ -26,28 +26,3 @@ class EngineObserver(Protocol):
 
     def occupied(self, running: int, waiting: int, used_cells: int, cached_cells: int) -> None:
         """This is in use now."""
-
-
-class SilentObserver:
-    """Reports nothing, for driving an engine by itself."""
-
-    def loading(self, progress: float) -> None:
-        """Ignores it."""
-
-    def admitted(self, input_tokens: int, cached_tokens: int, queue_s: float) -> None:
-        """Ignores it."""
-
-    def first_token(self, since_submit_s: float) -> None:
-        """Ignores it."""
-
-    def step(self, duration_s: float, prompt_tokens: int, output_tokens: int) -> None:
-        """Ignores it."""
-
-    def preempted(self) -> None:
-        """Ignores it."""
-
-    def ended(self, output_tokens: int) -> None:
-        """Ignores it."""
-
-    def occupied(self, running: int, waiting: int, used_cells: int, cached_cells: int) -> None:
-        """Ignores it."""

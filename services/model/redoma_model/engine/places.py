@@ -8,6 +8,7 @@ are, or the sequence's own (`own_cells`), where the rest of what it computed is.
 promised to it beforehand (`reserved_cells`), so that those let in later don't take it.
 """
 
+import sys
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
@@ -17,6 +18,9 @@ from redoma_model.engine.fair_share import FairShare
 from redoma_model.engine.prefix_cache import Partition, PrefixCache
 from redoma_model.engine.scheduler import Capacity, Scheduler
 from redoma_model.engine.sequence import NO_SLOT, Sequence
+
+# Cells of idle prefixes that are copied to host memory after one step: a small part of what the step took.
+DEMOTED_AT_ONCE = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,8 @@ class PlaceLimits:
         headroom_tokens: KV cells set aside for an answer when its request gets its place.
         prefix_cache: Whether computed prefixes are kept for their tenant.
         host_cache_bytes: Host memory for cached prefixes that left the KV cache; 0 is none.
+        idle_cells: KV cells that prefixes may keep which no request uses, when host memory has room for them. Every
+            cell in use makes steps longer on a CPU.
         swap_bytes: Host memory for preempted sequences; one that finds no room is computed again.
     """
 
@@ -35,6 +41,7 @@ class PlaceLimits:
     headroom_tokens: int = 256
     prefix_cache: bool = True
     host_cache_bytes: int = 0
+    idle_cells: int = sys.maxsize
     swap_bytes: int = 1 << 30
 
 
@@ -140,6 +147,10 @@ class Places:
             before = sequence.lease.length
             self.cache.extend(sequence.lease, sequence.tokens[: sequence.computed], sequence.slot)
             sequence.reserved_cells -= sequence.lease.length - before
+
+    def demote_idle(self) -> None:
+        """Moves some of the cached prefixes that no request uses to host memory, when they hold too many cells."""
+        self.cache.demote(self._limits.idle_cells, DEMOTED_AT_ONCE)
 
     def reusable(self, sequence: Sequence) -> int:
         """Gives how many leading tokens of a waiting sequence's prompt its tenant's cache would spare it."""

@@ -15,6 +15,8 @@ from redoma_model.engine.prefix_cells import PrefixCells, require
 from redoma_model.engine.prefix_tree import BLOCK_TOKENS, Lease, Match, Node, Partition, find
 
 __all__ = ["BLOCK_TOKENS", "Lease", "Partition", "PrefixCache"]
+# Cells that may be copied back from host memory for each one that spares computing a token.
+RESTORED_FOR_ONE = 16
 
 
 class PrefixCache:
@@ -199,6 +201,18 @@ class PrefixCache:
         self._prune()
         return freed
 
+    def demote(self, idle_cells: int, most: int) -> int:
+        """Moves cells that no lease holds to host memory, when they are more than `idle_cells`; gives how many.
+
+        At most `most` of them, in whole blocks, so that it can be done between two steps.
+        """
+        idle = sum(node.length for node in self._nodes.resident if not node.holds)
+        if idle <= idle_cells:
+            return 0
+        moved = self._nodes.demote(most)
+        self._prune()
+        return moved
+
     def _cut_tails(self, cells: int) -> int:
         """Frees what held leaves have beyond the positions that their leases reach."""
         reach: dict[Node, int] = {}
@@ -275,8 +289,8 @@ class PrefixCache:
         lease.node = node
 
     def _restore(self, node: Node, tokens: Sequence[int], limit: int, free_cells: int) -> int:
-        """Brings a saved node back if half of it serves the tokens and there is room; gives the cells it took."""
-        if node.length > free_cells or 2 * (node.reach(tokens, limit) - node.begin) < node.length:
+        """Brings a saved node back if enough of it serves the tokens and there is room; gives the cells it took."""
+        if node.length > free_cells or RESTORED_FOR_ONE * (node.reach(tokens, limit) - node.begin) < node.length:
             return 0
         # Making room may push this very node out of the host tier.
         fits = self._make_ids(1, node.partition.tenant) and self._nodes.restore(node)

@@ -103,6 +103,19 @@ class PrefixCells:
             freed += self._shrink(victim.node, min(cells - freed, victim.surplus))
         return freed
 
+    def demote(self, most: int) -> int:
+        """Moves at most `most` cells that no lease holds to host memory and gives how many.
+
+        None when all are held or there is no host tier; what is too large for it goes for good.
+        """
+        victim = choose_victim(self._resident.values(), _length, self.weights) if self._host_budget_bytes else None
+        if victim is None:
+            return 0
+        node = victim.node
+        if node.length > most and self._free_ids:
+            self.split(node, node.end - most)
+        return self._shrink(node, node.length)
+
     def cut(self, node: Node, position: int) -> int:
         """Frees the cells that a resident node without children has from a position on, and gives how many."""
         freed = node.end - position

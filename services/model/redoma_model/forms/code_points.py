@@ -6,7 +6,6 @@ CodePoints = tuple[tuple[int, int], ...]
 
 LAST = 0x10FFFF
 _SURROGATES = (0xD800, 0xDFFF)
-NONE: CodePoints = ()
 ALL: CodePoints = ((0, _SURROGATES[0] - 1), (_SURROGATES[1] + 1, LAST))
 
 

@@ -66,7 +66,6 @@ class Repeat:
 
 Pattern = One | Anchor | Look | Chain | Choice | Repeat
 
-_ASCII: CodePoints = ((0, 0x7F),)
 _BEYOND: CodePoints = ((0x80, 0x10FFFF),)
 _DIGITS = joined([(0x30, 0x39)])
 _WORD = joined([(0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A)])

@@ -14,11 +14,11 @@ from redoma_kit.errors import InvalidField, ShuttingDown
 from redoma_kit.interceptors.drain import Drain
 from redoma_kit.pages import page_position, page_size, page_token
 from redoma_model.admission import Admission
-from redoma_model.engine.adapters import MAX_SCALE, TENANT, is_scale
 from redoma_model.engine.state import Purged
 from redoma_model.errors import ModelFileInvalid
 from redoma_model.folders import PathOutside, path_within
 from redoma_model.journal import UsageJournal
+from redoma_model.manifest import MAX_SCALE, TENANT, is_scale
 from redoma_model.models import Models
 from redoma_model.served import ServedModel
 from redoma_model.servicers.state import adapter_message, record_message, state_message

@@ -9,7 +9,8 @@ from redoma.common.v1 import usage_pb2
 from redoma.model.v1 import engine_pb2 as pb
 from redoma_model.engine.adapters import LoadedAdapter
 from redoma_model.engine.state import EngineSnapshot, TenantState
-from redoma_model.journal import Ending, UsageRecord
+from redoma_model.engine.usage import Ending
+from redoma_model.journal import UsageRecord
 from redoma_model.served import ServedModel
 from redoma_model.servicers.translate import model_message
 
