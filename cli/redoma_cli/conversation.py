@@ -2,8 +2,9 @@
 
 import time
 from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
 
 import grpc
 
@@ -24,6 +25,7 @@ from redoma.chat.v1.message_pb2 import (
 from redoma.common.v1.sampling_pb2 import SamplingOptions
 from redoma_cli.client import CALL_TIMEOUT_S, EdgeClient
 from redoma_cli.errors import CliError, error_info
+from redoma_cli.interrupts import response_of, stream_of
 
 STREAM_TIMEOUT_S = 3600.0
 OWN_TENANT = "tenants/-"
@@ -45,16 +47,6 @@ class Piece:
     text: str = ""
     reasoning: str = ""
     dropped_messages: int = 0
-
-
-class AnswerStream(Protocol):
-    """A streaming call of the chat service."""
-
-    def __iter__(self) -> Iterator[SendMessageResponse | ContinueMessageResponse]:
-        """Gives the events as they come."""
-
-    def cancel(self) -> bool | None:
-        """Stops the call; does nothing once it has ended."""
 
 
 class ConversationSession:
@@ -94,7 +86,10 @@ class ConversationSession:
         """
         with self._client.telling():
             request = ListConversationsRequest(parent=OWN_TENANT, page_size=PAGE)
-            return list(self._client.conversations.ListConversations(request, timeout=CALL_TIMEOUT_S).conversations)
+            listed = response_of(
+                partial(self._client.conversations.ListConversations.future, request, timeout=CALL_TIMEOUT_S)
+            )
+            return list(listed.conversations)
 
     def open(self, name: str) -> list[Message]:
         """Goes to a conversation and gives the messages of the branch it was left at, oldest first.
@@ -103,8 +98,9 @@ class ConversationSession:
             CliError: There is none of that name, or the call failed.
         """
         with self._client.telling():
-            found = self._client.conversations.GetConversation(
-                GetConversationRequest(name=name), timeout=CALL_TIMEOUT_S
+            request = GetConversationRequest(name=name)
+            found = response_of(
+                partial(self._client.conversations.GetConversation.future, request, timeout=CALL_TIMEOUT_S)
             )
             messages = {message.name: message for message in self._messages(name)}
         branch: list[Message] = []
@@ -125,14 +121,19 @@ class ConversationSession:
     def send(self, text: str) -> Generator[Piece]:
         """Says something and streams the answer. Closing the iterator stops the answer; what came is kept.
 
+        While it streams Ctrl-C stops it wherever the program is, and is raised only after that.
+
         Raises:
             CliError: The call failed; what was said before stays.
+            KeyboardInterrupt: Ctrl-C stopped it.
         """
         if not self._conversation:
             with self._client.telling():
                 settings = Conversation(system_prompt=self._system_prompt, sampling=self._sampling)
                 request = CreateConversationRequest(parent=OWN_TENANT, conversation=settings)
-                made = self._client.conversations.CreateConversation(request, timeout=CALL_TIMEOUT_S)
+                made = response_of(
+                    partial(self._client.conversations.CreateConversation.future, request, timeout=CALL_TIMEOUT_S)
+                )
                 self._conversation = made.conversation.name
         yield from self._answer(
             SendMessageRequest(conversation=self._conversation, parent_message=self._tip, content=text)
@@ -169,15 +170,16 @@ class ConversationSession:
             self._sleep(SETTLE_WAIT_S)
 
     def _answer(self, request: SendMessageRequest | ContinueMessageRequest) -> Generator[Piece]:
+        chat = self._client.chat
         with self._client.telling():
             if isinstance(request, SendMessageRequest):
-                yield from self._follow(self._client.chat.SendMessage(request, timeout=STREAM_TIMEOUT_S))
+                yield from self._follow(stream_of(partial(chat.SendMessage, request, timeout=STREAM_TIMEOUT_S)))
             else:
-                yield from self._follow(self._client.chat.ContinueMessage(request, timeout=STREAM_TIMEOUT_S))
+                yield from self._follow(stream_of(partial(chat.ContinueMessage, request, timeout=STREAM_TIMEOUT_S)))
 
-    def _follow(self, call: AnswerStream) -> Generator[Piece]:
-        try:
-            for event in call:
+    def _follow(self, events: Generator[SendMessageResponse] | Generator[ContinueMessageResponse]) -> Generator[Piece]:
+        with closing(events):
+            for event in events:
                 kind = event.WhichOneof("event")
                 if kind == "started":
                     self._last_question = event.started.user_message.name or self._last_question
@@ -188,14 +190,12 @@ class ConversationSession:
                     yield Piece(event.delta.text, event.delta.reasoning)
                 elif kind == "done":
                     self._last_answer = event.done.answer
-        finally:
-            call.cancel()
 
     def _messages(self, conversation: str) -> Iterator[Message]:
         page_token = ""
         while True:
             request = ListMessagesRequest(parent=conversation, page_size=500, page_token=page_token)
-            page = self._client.conversations.ListMessages(request, timeout=CALL_TIMEOUT_S)
+            page = response_of(partial(self._client.conversations.ListMessages.future, request, timeout=CALL_TIMEOUT_S))
             yield from page.messages
             page_token = page.next_page_token
             if not page_token:

@@ -21,6 +21,7 @@ from redoma_model.journal import UsageJournal
 from redoma_model.loading import LlamaModels
 from redoma_model.metrics import EngineMetrics
 from redoma_model.settings import ModelSettings
+from tests.bench.core_loop import CoreLoop
 from tests.bench.load import Arrival, Ask
 
 WEIGHT = 100
@@ -110,9 +111,16 @@ class Workshop:
         self._journal = UsageJournal(USAGE_RECORDS)
         self._turnstile = Turnstile()
 
+    def core(self, **settings: object) -> CoreLoop:
+        """Makes a core without an engine round it; `settings` as for `engine`."""
+        own = self._own(settings)
+        core = CoreLoop(self._models(own)(lambda _: True), own, self._metrics.of("core"), self._journal.of("core"))
+        self._stack.callback(core.close)
+        return core
+
     async def engine(self, name: str = "engine", **settings: object) -> LocalEngine:
         """Starts an engine; `settings` are those of the model service that differ from its defaults."""
-        own = ModelSettings.model_validate(self._settings.model_dump() | settings)
+        own = self._own(settings)
         observer, usage = self._metrics.of(name), self._journal.of(name)
         running = Engine(self._models(own), own.limits, observer, usage, self._turnstile)
         running.start()
@@ -121,3 +129,6 @@ class Workshop:
         info = backend.info
         template = ChatTemplate(info.chat_template, info.bos_token, info.eos_token)
         return LocalEngine(name, running, own, info, PromptBuilder(info, backend, template))
+
+    def _own(self, settings: dict[str, object]) -> ModelSettings:
+        return ModelSettings.model_validate(self._settings.model_dump() | settings)

@@ -11,7 +11,7 @@ from tests.bench.report import Results
 
 SIZE_INCHES = (7.5, 4.5)
 # The conversation and OpenAI's client are in the tables; one line for the edge keeps the plot readable.
-RATE_TARGETS = ("bare loop", "engine", "model service", "edge, bare SSE")
+RATE_TARGETS = ("bare loop", "engine's core", "model service", "edge, bare SSE")
 
 
 def draw(results: Results, folder: Path) -> dict[str, list[str]]:

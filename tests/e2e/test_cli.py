@@ -94,16 +94,26 @@ def terminal(site: Site) -> Iterator["pexpect.spawn[str]"]:
 
 
 PROMPT = "› "
+# The end of the line that was typed, which is drawn again until then; the answer stands below it.
+LINE_END = r"around it\.(?:\x1b\[[0-9;?]*[A-Za-z])*\r*\n"
+
+
+def running(site: Site) -> float:
+    """Counts the requests in the model's batch."""
+    return site.metric("redoma_model_running_requests")
 
 
 def test_chat_streams_keeps_history_and_survives_ctrl_c(site: Site, terminal: "pexpect.spawn[str]") -> None:
+    wait_until(lambda: running(site) == 0, "others' answers to end", 20)
     terminal.expect_exact(PROMPT)
     terminal.sendline("Write a very long story about a glass dome and everyone around it.")
-    wait_until(lambda: site.metric("redoma_model_running_requests") == 1, "the answer to start")
+    terminal.expect(LINE_END)
     terminal.expect(r"\w+ \w+")
+    assert running(site) == 1
     terminal.kill(signal.SIGINT)
+    terminal.expect_exact("Stopped")
     terminal.expect_exact(PROMPT)
-    wait_until(lambda: site.metric("redoma_model_running_requests") == 0, "the slot to be free", 20)
+    wait_until(lambda: running(site) == 0, "the slot to be free", 20)
     assert terminal.isalive()
     terminal.sendline("/list")
     terminal.expect("Write a very long story")

@@ -2,6 +2,9 @@
 
 import json
 import sys
+from collections.abc import Iterable
+from contextlib import closing
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -18,6 +21,7 @@ from redoma_cli.commands.options import (
 )
 from redoma_cli.context import make_context
 from redoma_cli.errors import CliError
+from redoma_cli.interrupts import stream_of
 
 STREAM_TIMEOUT_S = 3600.0
 EVENT_PREFIX = "data: "
@@ -60,17 +64,27 @@ def ask(
         body["temperature"] = temperature
     request = HttpBody(content_type="application/json", data=json.dumps(body).encode())
     with context.client(edge, key, tenant) as client, client.telling():
-        pieces = client.openai.CreateChatCompletion(request, timeout=STREAM_TIMEOUT_S)
-        if as_json:
-            answer = json.loads(b"".join(piece.data for piece in pieces))
-            print(json.dumps(answer, indent=2, ensure_ascii=False))
-            return
-        pending = ""
-        for piece in pieces:
-            pending += piece.data.decode()
-            *lines, pending = pending.split("\n")
-            for line in lines:
-                _print_event(line)
+        open_call = partial(client.openai.CreateChatCompletion, request, timeout=STREAM_TIMEOUT_S)
+        with closing(stream_of(open_call)) as pieces:
+            print_answer(pieces, as_json)
+
+
+def print_answer(pieces: Iterable[HttpBody], as_json: bool) -> None:
+    """Prints an answer as its pieces come, or whole as JSON.
+
+    Raises:
+        CliError: An event says that the answer failed.
+    """
+    if as_json:
+        answer = json.loads(b"".join(piece.data for piece in pieces))
+        print(json.dumps(answer, indent=2, ensure_ascii=False))
+        return
+    pending = ""
+    for piece in pieces:
+        pending += piece.data.decode()
+        *lines, pending = pending.split("\n")
+        for line in lines:
+            _print_event(line)
     print(flush=True)
 
 

@@ -87,7 +87,12 @@ def line_reader(context: CommandContext) -> ReadLine:
         write_private(file, b"")
     prompts: PromptSession[str] = PromptSession(history=FileHistory(str(file)))
     hint = HTML("<ansibrightblack>Say something, or /help</ansibrightblack>")
-    return lambda prompt: prompts.prompt(HTML(f"<ansigreen><b>{prompt} </b></ansigreen>"), placeholder=hint)
+
+    def read_edited(prompt: str) -> str:
+        # Its own handling of signals drops one that comes between the end of the line and its return.
+        return prompts.prompt(HTML(f"<ansigreen><b>{prompt} </b></ansigreen>"), placeholder=hint, handle_sigint=False)
+
+    return read_edited
 
 
 class ChatTerminal:
@@ -175,9 +180,9 @@ class ChatTerminal:
         except KeyboardInterrupt:
             stopped = True
         finally:
+            pieces.close()
             if wrap:
                 self._write(wrap.flush(), THOUGHT_STYLE if thinking else None)
-            pieces.close()
         if stopped:
             self._out.print("\n[dim]Stopped; /continue goes on.[/]")
             return

@@ -139,33 +139,37 @@ async def test_operators_are_told_while_the_model_loads(serve: Serve, gate: thre
         gate.set()
 
 
-async def test_purge_ends_a_tenants_requests_and_frees_what_is_held(
-    fake_service: Service, backend: FakeBackend
-) -> None:
-    await read(fake_service.generate("say:a long enough text to be kept for later", claims={"tenant": "acme"}))
-    await read(fake_service.generate("say:another tenants text to be kept for later", claims={"tenant": "globex"}))
-    await idle(fake_service)
-    kept = {tenant.tenant: tenant.cached_cells for tenant in (await state_of(fake_service)).models[0].tenants}
-    assert kept["acme"] and kept["globex"]
-    backend.pause()
-    acme = fake_service.generate("x", sampling=ENDLESS, claims={"tenant": "acme", "jti": "purged"})
-    globex = fake_service.generate("say:hi", claims={"tenant": "globex"})
-    await asyncio.to_thread(backend.wait_paused)
-    request = pb.PurgeTenantRequest(tenant="acme")
-    purging = fake_service.engine.PurgeTenant(request, metadata=fake_service.operator("PurgeTenant"))
-    await purging_arrived(fake_service)
-    backend.resume()
-    purged = await purging
-    code, info, _ = await refused(acme)
-    assert (code, info.reason) == (grpc.StatusCode.ABORTED, "TENANT_PURGED")
-    assert purged.ended_requests == 1
-    assert purged.freed_cells >= kept["acme"]
-    assert (await read(globex)).text == "hi"
-    left = {tenant.tenant: tenant.used_cells for tenant in (await state_of(fake_service)).models[0].tenants}
-    assert left.get("acme", 0) == 0
-    assert left["globex"] >= kept["globex"]
-    record = await ended(fake_service, "purged")
-    assert record.finish_reason == usage_pb2.FINISH_REASON_INTERRUPTED
+async def test_purge_ends_a_tenants_requests_and_frees_what_is_held(serve: Serve) -> None:
+    # So large that no answer comes to its end before the purge.
+    backend = FakeBackend(context_tokens=50_000, cells=100_000)
+    async with serve(loader(backend), speculation=False, idle_prefix_cells=100_000) as service:
+        await read(service.generate("say:a long enough text to be kept for later", claims={"tenant": "acme"}))
+        await read(service.generate("say:another tenants text to be kept for later", claims={"tenant": "globex"}))
+        await idle(service)
+        kept = {tenant.tenant: tenant.cached_cells for tenant in (await state_of(service)).models[0].tenants}
+        assert kept["acme"] and kept["globex"]
+        backend.pause()
+        acme = service.generate("x", sampling=ENDLESS, claims={"tenant": "acme", "jti": "purged"})
+        globex = service.generate("say:hi", claims={"tenant": "globex"})
+        for call in (acme, globex):
+            # It comes when the engine has the request.
+            await call.initial_metadata()
+        await asyncio.to_thread(backend.wait_paused)
+        request = pb.PurgeTenantRequest(tenant="acme")
+        purging = service.engine.PurgeTenant(request, metadata=service.operator("PurgeTenant"))
+        await purging_arrived(service)
+        backend.resume()
+        purged = await purging
+        code, info, _ = await refused(acme)
+        assert (code, info.reason) == (grpc.StatusCode.ABORTED, "TENANT_PURGED")
+        assert purged.ended_requests == 1
+        assert purged.freed_cells >= kept["acme"]
+        assert (await read(globex)).text == "hi"
+        left = {tenant.tenant: tenant.used_cells for tenant in (await state_of(service)).models[0].tenants}
+        assert left.get("acme", 0) == 0
+        assert left["globex"] >= kept["globex"]
+        record = await ended(service, "purged")
+        assert record.finish_reason == usage_pb2.FINISH_REASON_INTERRUPTED
 
 
 async def purging_arrived(service: Service) -> None:
