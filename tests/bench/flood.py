@@ -21,7 +21,7 @@ SLOTS = 16
 FLOODS = (16, 64)
 # The guest's median time to its first token under each flood, at most so many times as long as when idle.
 MOST_STRETCH = {16: 2.5, 64: 4.0}
-GUEST_TOKENS = 24
+GUEST_TOKENS = 64
 VISITS = 16
 # How often the flooder is alone, and then has the guest, in each round.
 TURNS = 4

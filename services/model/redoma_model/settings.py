@@ -98,7 +98,11 @@ class ModelSettings(ServiceSettings):
         description="KV cells that prefixes may keep which no request uses; the others go to host memory. "
         "Unset: none on CPUs, where each makes every step longer, and any number on a GPU.",
     )
-    swap_mib: int = Field(1_024, ge=0, description="Host memory for requests that gave their place up for a time.")
+    swap_mib: int = Field(
+        1_024,
+        ge=0,
+        description="Host memory for requests that gave their place up for a time, and to move cells together by.",
+    )
     speculation: bool = Field(True, description="Draft tokens by prompt lookup, where that pays.")
     public_prefixes: tuple[str, ...] = Field(
         (), max_length=16, description="System prompts whose computed prefix all tenants share."
@@ -202,6 +206,7 @@ class ModelSettings(ServiceSettings):
                     host_cache_bytes=self.host_cache_mib << 20,
                     idle_cells=self.effective_idle_cells,
                     swap_bytes=self.swap_mib << 20,
+                    compaction=not self.gpu.layers,
                 ),
                 speculation=self.speculation,
             ),

@@ -127,6 +127,24 @@ def test_scarce_rows_take_turns() -> None:
     assert [served[one] for one in running] == [10] * 6 + [30] * 2
 
 
+def test_scarce_rows_pass_from_one_sequence_to_the_next() -> None:
+    flooder, guest = account("flooder"), account("guest")
+    running = [sequence(flooder) for _ in range(16)] + [sequence(guest)]
+    how_fast = pace(PaceLimits(64, inter_token_s=0.041))
+    assert how_fast.most_rows() == 16
+    served = dict.fromkeys(running, 0)
+    for number in range(32):
+        step = compose(running, how_fast, ROOM, False)
+        assert len(step.chunks) == 16
+        for place, chunk in enumerate(step.chunks, 1):
+            served[chunk.sequence] += 1
+            chunk.sequence.turn = 16 * number + place
+            chunk.sequence.account.charge(0, 1)
+        for one in step.whole:
+            one.lift(step.cut)
+    assert [served[one] for one in running] == [30] * 16 + [32]
+
+
 def test_a_newcomers_short_prompt_has_a_step_for_itself() -> None:
     others = [sequence(account("rich", counter=100)) for _ in range(8)]
     new = sequence(account("new", counter=100), 30)

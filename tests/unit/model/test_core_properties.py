@@ -4,7 +4,7 @@ Times are a virtual machine's, so that shares, first-token times and gaps are as
 of a small model on two cores.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from redoma_kit.errors import DomainError
+from redoma_model.engine import compaction
 from redoma_model.engine.adapters import LoadedAdapter
 from redoma_model.engine.backend import DecodeFailed
 from redoma_model.engine.cells import OutOfCells
@@ -63,6 +64,8 @@ class Shape:
     headroom: int
     swap_bytes: int
     host_bytes: int
+    idle_cells: int
+    compaction: bool
     step_tokens: int
     stretch: float
     inter_token_s: float
@@ -93,6 +96,8 @@ SHAPES = st.builds(
     headroom=st.sampled_from([1, 8, 64]),
     swap_bytes=st.sampled_from([0, 1_500, 1 << 30]),
     host_bytes=st.sampled_from([0, 0, 4_000]),
+    idle_cells=st.sampled_from([0, 40, 10_000]),
+    compaction=st.booleans(),
     step_tokens=st.sampled_from([9, 16, 64]),
     stretch=st.sampled_from([1.0, 2.6, 7.0]),
     inter_token_s=st.sampled_from([0.0, 0.0, 0.006, 0.05]),
@@ -100,6 +105,14 @@ SHAPES = st.builds(
     prefix_cache=st.sampled_from([True, True, True, False]),
     weights=st.tuples(*[st.sampled_from([1, 2, 5, 100])] * 4),
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cells_are_moved_often() -> Iterator[None]:
+    """Has the few cells of these tests moved as well."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compaction, "LEAST_SCATTERED", 20)
+        yield
 
 
 # What goes wrong before which step, or which tenant is purged.
@@ -120,7 +133,15 @@ def core_of(shape: Shape) -> DrivenCore:
         context_tokens=CONTEXT,
         sequences=shape.slots + shape.spare_slots + 6,
         pace=PaceLimits(shape.step_tokens, shape.stretch, shape.inter_token_s),
-        places=PlaceLimits(shape.spare_slots, shape.headroom, shape.prefix_cache, shape.host_bytes, shape.swap_bytes),
+        places=PlaceLimits(
+            spare_slots=shape.spare_slots,
+            headroom_tokens=shape.headroom,
+            prefix_cache=shape.prefix_cache,
+            host_cache_bytes=shape.host_bytes,
+            idle_cells=shape.idle_cells,
+            swap_bytes=shape.swap_bytes,
+            compaction=shape.compaction,
+        ),
         speculation=shape.speculation,
     )
 

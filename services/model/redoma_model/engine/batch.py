@@ -24,7 +24,7 @@ from redoma_model.engine.sequence import Sequence
 # Prompt tokens that a tenant gets at one turn within a step.
 TURN_TOKENS = 8
 # How many times as long a step with others' prompts may be for a tenant with few rows.
-SMALL_STRETCH = 1.5
+SMALL_STRETCH = 2.0
 # How many times as long as a step of the others' rows a newcomer's step for itself may take.
 ALONE_STRETCH = 4.0
 # Where not even drafts that are taken this often would pay, none is tried.

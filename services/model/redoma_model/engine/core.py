@@ -90,6 +90,8 @@ class EngineCore:
         self._sequences: dict[Stream, Sequence] = {}
         self._streams: dict[Sequence, Stream] = {}
         self._totals = StepTotals()
+        # Computed so far.
+        self._chunks = 0
         self._preemptions_told = 0
         self._was_alone = False
         self._deadlines = Deadlines(self._places, self._pace)
@@ -221,13 +223,14 @@ class EngineCore:
         if not self._scheduler.running:
             return
         self._places.make_room_to_go_on(self._limits.pace.step_tokens)
-        room = self._places.free_cells
+        used = self._places.used_cells
+        room = self._places.cells - used
         step = compose(self._scheduler.running, self._pace, max(1, room), not self._was_alone)
         if self._limits.speculation:
             step = add_drafts(step, self._pace, room)
         self._was_alone = step.alone
         self._compute(step, begun_at)
-        self._places.demote_idle()
+        self._places.tidy(used, sum(chunk.count for chunk in step.chunks))
         for account in step.whole:
             line = self._scheduler.line(account.tenant)
             if line is None or not line.waiting:
@@ -263,7 +266,8 @@ class EngineCore:
         row = 0
         for place, chunk in enumerate(step.chunks):
             rows = chunk.rows
-            chunk.sequence.turn = self._pace.steps
+            self._chunks += 1
+            chunk.sequence.turn = self._chunks
             self._count(chunk)
             if step.lane.pooled:
                 self._pool(chunk.sequence, place, now)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from redoma_model.engine.backend import ModelInfo
 from redoma_model.engine.cells import CellStore, OutOfCells
+from redoma_model.engine.compaction import Compaction
 from redoma_model.engine.fair_share import FairShare
 from redoma_model.engine.prefix_cache import Partition, PrefixCache
 from redoma_model.engine.scheduler import Capacity, Scheduler
@@ -35,6 +36,7 @@ class PlaceLimits:
         idle_cells: KV cells that prefixes may keep which no request uses, when host memory has room for them. Every
             cell in use makes steps longer on a CPU.
         swap_bytes: Host memory for preempted sequences; one that finds no room is computed again.
+        compaction: Whether cells that are strewn about are moved together, by way of what `swap_bytes` leaves.
     """
 
     spare_slots: int = 4
@@ -43,6 +45,7 @@ class PlaceLimits:
     host_cache_bytes: int = 0
     idle_cells: int = sys.maxsize
     swap_bytes: int = 1 << 30
+    compaction: bool = False
 
 
 class Places:
@@ -57,6 +60,7 @@ class Places:
         capacity = Capacity(info.slots, limits.spare_slots)
         self.scheduler = Scheduler(capacity, fair)
         self.cache = PrefixCache(store, range(capacity.all_slots, info.sequences), limits.host_cache_bytes, clock)
+        self._compaction = Compaction(store, self.cache)
         self.swapped_bytes = 0
         self.preemptions = 0
 
@@ -148,9 +152,14 @@ class Places:
             self.cache.extend(sequence.lease, sequence.tokens[: sequence.computed], sequence.slot)
             sequence.reserved_cells -= sequence.lease.length - before
 
-    def demote_idle(self) -> None:
-        """Moves some of the cached prefixes that no request uses to host memory, when they hold too many cells."""
+    def tidy(self, used_before: int, tokens: int) -> None:
+        """Keeps the KV cache quick to read after a step that put so many tokens into cells, when so many were in use:
+        some of the prefixes that no request uses go to host memory, and cells that are strewn about are moved."""
         self.cache.demote(self._limits.idle_cells, DEMOTED_AT_ONCE)
+        if self._limits.compaction:
+            self._compaction.count(used_before, tokens)
+            if self._compaction.is_due(self.used_cells):
+                self._compaction.run(self.scheduler.running, self._limits.swap_bytes - self.swapped_bytes)
 
     def reusable(self, sequence: Sequence) -> int:
         """Gives how many leading tokens of a waiting sequence's prompt its tenant's cache would spare it."""

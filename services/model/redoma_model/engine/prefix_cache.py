@@ -50,6 +50,11 @@ class PrefixCache:
         return sum(node.length for node in self._nodes.resident)
 
     @property
+    def ids(self) -> Iterable[int]:
+        """The sequences of the KV cache that have those cells."""
+        return self._nodes.ids
+
+    @property
     def host_bytes(self) -> int:
         """Host memory of evicted prefixes."""
         return self._nodes.host_bytes
@@ -158,6 +163,10 @@ class PrefixCache:
         self._nodes.share(match.node, slot, 0, match.end)
         lease.length, lease.own = match.end, match.end - begin
         return lease
+
+    def share(self, lease: Lease, slot: int) -> None:
+        """Gives a slot the cells that its lease reaches; it must have none of them."""
+        self._nodes.share(lease.node, slot, 0, lease.length)
 
     def extend(self, lease: Lease, tokens: Sequence[int], slot: int) -> None:
         """Puts the whole blocks of `tokens`, all computed in `slot`, into the cache and holds them.

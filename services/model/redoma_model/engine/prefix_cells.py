@@ -37,6 +37,11 @@ class PrefixCells:
         return self._resident.values()
 
     @property
+    def ids(self) -> Iterable[int]:
+        """The sequences of the KV cache that have those cells."""
+        return self._resident
+
+    @property
     def host_bytes(self) -> int:
         """Host memory of evicted prefixes."""
         return sum(map(_saved_bytes, self._saved))

@@ -67,7 +67,7 @@ class Sequence:
             computed again after it gave its cells up is not charged again.
         cached_tokens: Tokens of the prompt that were reused from its tenant's earlier requests.
         reserved_cells: Cells of its own that its admission counted on.
-        turn: The number of the last step it had a part in; 0 is none yet.
+        turn: The number of its last chunk among those of all sequences; 0 is none yet.
         sampler: The backend's; None until it runs, and for a pooled one.
         lookup: Proposes drafts; None before the first token, and where they are off.
         hidden: Sum of the hidden states so far, of a pooled one.
