@@ -78,3 +78,20 @@ def test_drafts_at_the_edge_of_the_cells_push_nobody_out() -> None:
     assert reader.done.output_tokens == 254
     assert driven.core.snapshot().drafted_tokens > 0
     assert driven.core.snapshot().preemptions == 0
+
+
+def test_a_text_that_begins_after_drafts_went_badly_tries_fewer() -> None:
+    driven = DrivenCore(speculation=True)
+    driven.backend.certainty = 0.0
+    # With three letters to choose from, the last few always stood before; what follows them is chance.
+    letters = {ord(letter): 100.0 for letter in "abc"}
+
+    def drafted(seed: int) -> int:
+        before = driven.core.snapshot().drafted_tokens
+        sampling = Sampling(temperature=1.0, seed=seed, max_output_tokens=100, logit_bias=letters)
+        driven.submit("abc" * 9, sampling=sampling)
+        driven.end_idle()
+        return driven.core.snapshot().drafted_tokens - before
+
+    first, *_ = counts = [drafted(seed) for seed in range(30)]
+    assert 0 < sum(counts[20:]) / 10 < first / 2

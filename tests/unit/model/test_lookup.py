@@ -127,3 +127,9 @@ def test_drafts_are_always_bounded_and_a_quote(
             # Of the text with the drafts: one that repeats itself in a short period goes on so.
             text, size = [*tokens, *drafts], NGRAM + len(drafts)
             assert any(text[at : at + size] == text[-size:] for at in range(len(text) - size))
+
+
+def test_a_text_that_starts_from_bad_guesses_elsewhere_tries_one_now_and_then() -> None:
+    lookup = PromptLookup([1, 2, 3, 4, 1, 2, 3], acceptance=0.2)
+    tries = [lookup.draft(4, lambda chance: chance > 0.5) for _ in range(40)]
+    assert [len(drafts) for drafts in tries if drafts] == [1, 1, 1]

@@ -22,7 +22,7 @@ from redoma_model.engine.deadlines import Deadlines
 from redoma_model.engine.fair_share import FairShare
 from redoma_model.engine.lane import BASE_LANE
 from redoma_model.engine.lanes import Lanes
-from redoma_model.engine.lookup import PromptLookup
+from redoma_model.engine.lookup import ALL_FOLLOW, FIRST_GUESS, PromptLookup
 from redoma_model.engine.observer import EngineObserver
 from redoma_model.engine.pace import Pace, PaceLimits
 from redoma_model.engine.places import PlaceLimits, Places
@@ -92,6 +92,8 @@ class EngineCore:
         self._totals = StepTotals()
         # Computed so far.
         self._chunks = 0
+        # How well drafts went lately, where a new text starts from.
+        self._acceptance = FIRST_GUESS
         self._preemptions_told = 0
         self._was_alone = False
         self._deadlines = Deadlines(self._places, self._pace)
@@ -321,7 +323,8 @@ class EngineCore:
             taken += 1
             sequence.computed += 1
         if chunk.drafts and sequence.lookup is not None:
-            sequence.lookup.settle(len(chunk.drafts), taken)
+            part = sequence.lookup.settle(len(chunk.drafts), taken)
+            self._acceptance += ALL_FOLLOW * (part - self._acceptance)
             self._totals.drafted_tokens += len(chunk.drafts)
             self._totals.accepted_draft_tokens += taken
             if sequence.slot != NO_SLOT and taken < len(chunk.drafts):
@@ -374,7 +377,7 @@ class EngineCore:
         sequence.first_token_at = now
         self._observer.first_token(now - sequence.submitted_at)
         if self._limits.speculation:
-            sequence.lookup = PromptLookup(sequence.tokens)
+            sequence.lookup = PromptLookup(sequence.tokens, self._acceptance)
         self._places.keep_prefix(sequence)
 
     # The life of a request.

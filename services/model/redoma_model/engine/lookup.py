@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from itertools import cycle, islice
 
 NGRAM = 3
-# How fast the estimate of acceptance follows, and where it starts.
+# How fast the estimate of acceptance follows, within one text and over all of them, and where the latter starts.
 FOLLOWS = 0.2
+ALL_FOLLOW = 0.02
 FIRST_GUESS = 0.6
 # Steps to hold drafts back after one of which nothing was taken; doubles each time, up to the most.
 LEAST_PAUSE = 2
@@ -24,15 +25,15 @@ class PromptLookup:
 
     __slots__ = ("_indexed", "_misses", "_pause", "_places", "_tokens", "acceptance")
 
-    def __init__(self, tokens: Sequence[int]) -> None:
-        """Begins over `tokens`, which the caller appends to."""
+    def __init__(self, tokens: Sequence[int], acceptance: float = FIRST_GUESS) -> None:
+        """Begins over `tokens`, which the caller appends to, with how well guesses went elsewhere."""
         self._tokens = tokens
         self._places: dict[tuple[int, ...], int] = {}
         self._indexed = NGRAM
         self._pause = 0
         self._misses = 0
         # The chance that a draft is taken, given that those before it were.
-        self.acceptance = FIRST_GUESS
+        self.acceptance = acceptance
 
     def draft(self, most: int, pays: Callable[[float], bool]) -> tuple[int, ...]:
         """Guesses the tokens that follow, at most `most` and as many as are taken with a chance that pays.
@@ -54,15 +55,16 @@ class PromptLookup:
         period = tokens[place:]
         return tuple(islice(cycle(period), self._worth(most, pays)))
 
-    def settle(self, proposed: int, accepted: int) -> None:
-        """Learns how many of the proposed tokens were taken."""
-        tried = min(proposed, accepted + 1)
-        self.acceptance += FOLLOWS * (accepted / tried - self.acceptance)
+    def settle(self, proposed: int, accepted: int) -> float:
+        """Learns how many of the proposed tokens were taken, and gives that as a part of those that were judged."""
+        taken = accepted / min(proposed, accepted + 1)
+        self.acceptance += FOLLOWS * (taken - self.acceptance)
         if accepted:
             self._misses = 0
         else:
             self._pause = max(self._pause, min(MOST_PAUSE, LEAST_PAUSE << self._misses))
             self._misses = min(self._misses + 1, 8)
+        return taken
 
     def _worth(self, most: int, pays: Callable[[float], bool]) -> int:
         if not pays(self.acceptance):
