@@ -68,14 +68,16 @@ class BareLoop:
             began = time.perf_counter()
             last, firsts = self._prefill(prompts, samplers, began)
             positions = [len(prompt) for prompt in prompts]
+            prefilled = time.perf_counter()
             for _ in range(tokens - 1):
                 last = self._generate(last, positions, samplers)
-            rate = len(prompts) * tokens / (time.perf_counter() - began)
+            ended = time.perf_counter()
         finally:
             lib.llama_memory_clear(lib.llama_get_memory(self._context), False)
             for sampler in samplers:
                 lib.llama_sampler_free(sampler)
-        return Sample(rate, tuple(firsts), 1.0)
+        rate, full = len(prompts) * tokens / (ended - began), len(prompts) * (tokens - 1) / (ended - prefilled)
+        return Sample(rate, full, tuple(firsts), 1.0)
 
     def _prefill(
         self, prompts: Sequence[Tokens], samplers: Sequence["lib.llama_sampler_p"], began: float

@@ -15,7 +15,7 @@ from redoma_model.engine.stream import Delta, Stream
 from redoma_model.engine.usage import UsageSink
 from redoma_model.settings import ModelSettings
 from tests.bench.bare_loop import Tokens
-from tests.bench.load import Sample
+from tests.bench.load import Sample, full_batch_rate
 
 TENANT = "core"
 WEIGHT = 100
@@ -40,8 +40,7 @@ class CoreLoop:
 
     def _run(self, prompts: Sequence[Tokens], tokens: int) -> Sample:
         core = self._core
-        firsts: dict[Stream, float] = {}
-        deltas = 0
+        times: dict[Stream, list[float]] = {}
         sampling = Sampling(max_output_tokens=tokens, ignore_eos=True)
         began = time.perf_counter()
         for prompt in prompts:
@@ -52,10 +51,11 @@ class CoreLoop:
             now = time.perf_counter() - began
             for stream, event in core.outbox:
                 if isinstance(event, Delta):
-                    deltas += 1
-                    firsts.setdefault(stream, now)
+                    times.setdefault(stream, []).append(now)
             core.outbox.clear()
         rate = len(prompts) * tokens / (time.perf_counter() - began)
         core.ended.clear()
         core.purge(TENANT)
-        return Sample(rate, tuple(firsts.values()), deltas / (len(prompts) * tokens))
+        arrivals = list(times.values())
+        part = sum(map(len, arrivals)) / (len(prompts) * tokens)
+        return Sample(rate, full_batch_rate(arrivals) / part, tuple(taken[0] for taken in arrivals), part)

@@ -95,11 +95,13 @@ class Sample:
 
     Attributes:
         tokens_per_s: All streams' tokens over the time from the first request to the last token.
+        full_batch_per_s: Tokens per second while all streams generate; 0 when there is no such time.
         first_token_s: Time to the first token of each stream.
         deltas_per_token: Deltas over tokens; 1 is one delta per token.
     """
 
     tokens_per_s: float
+    full_batch_per_s: float
     first_token_s: tuple[float, ...]
     deltas_per_token: float
 
@@ -141,7 +143,16 @@ async def measure(target: Target, asks: Sequence[Ask]) -> Sample:
     duration_s = time.perf_counter() - began
     tokens = sum(reading.tokens for reading in readings)
     deltas = sum(reading.deltas for reading in readings)
-    return Sample(tokens / duration_s, tuple(reading.first_token_s for reading in readings), deltas / tokens)
+    full = full_batch_rate([reading.times for reading in readings]) * tokens / deltas
+    return Sample(tokens / duration_s, full, tuple(reading.first_token_s for reading in readings), deltas / tokens)
+
+
+def full_batch_rate(times: Sequence[Sequence[float]]) -> float:
+    """Gives the arrivals per second from when the last stream has begun to when the first one ends; 0 when that is no
+    time. `times` has those of each stream's arrivals, in seconds."""
+    begin, end = max(taken[0] for taken in times), min(taken[-1] for taken in times)
+    arrivals = sum(1 for taken in times for at in taken if begin < at <= end)
+    return arrivals / (end - begin) if end > begin else 0.0
 
 
 @dataclass(slots=True)

@@ -27,7 +27,9 @@ ABOUT = (
     "one llama_batch over all sequences and one sampler chain each, in the engine's own process, with prompts "
     "computed in batches of the engine's size. The engine's core is all that the engine does in a step, with no "
     "reader in its process; the engine has an event loop beside it that reads every stream and takes processor time "
-    "from llama.cpp's threads; the readers of the others are another process. All take turns within each round; "
+    "from llama.cpp's threads; the readers of the others are another process. A full batch is the time in which all "
+    "streams generate: at the same batch the loops can be compared, while before it the engine lets those that have "
+    "begun go on and the bare loop computes prompts alone. All take turns within each round; "
     "rates are medians, ratios are medians of the rounds' ratios."
 )
 
@@ -40,6 +42,7 @@ class Row:
     concurrency: int
     tokens_per_s: float
     of_bare: float
+    of_bare_full: float
     of_engine: float
     deltas_per_token: float
     first_token_s: float
@@ -106,7 +109,10 @@ async def _take_turns(plan: Plan, loops: Mapping[str, Loop], local: LocalEngine,
 
 def _findings(samples: Samples) -> Findings:
     rows = _rows(samples)
-    headings = ("streams", "target", "tokens/s", "of the bare loop", "of the engine", "deltas/token", "first token, ms")
+    headings = (
+        *("streams", "target", "tokens/s", "of the bare loop", "at a full batch"),
+        *("of the engine", "deltas/token", "first token, ms"),
+    )
     table = Table("Token rate", headings, tuple(map(_cells, rows)))
     goals = [
         Goal(f"{text}, {row.concurrency} streams", value(row), bound, True)
@@ -118,20 +124,22 @@ def _findings(samples: Samples) -> Findings:
 
 
 _GOALS: tuple[tuple[str, str, float, Callable[[Row], float]], ...] = (
-    ("engine's rate of the bare loop's", CORE, 0.97, lambda row: row.of_bare),
-    ("edge's rate (SSE) of the bare loop's", SSE, 0.93, lambda row: row.of_bare),
+    ("engine's rate of the bare loop's at a full batch", CORE, 0.97, lambda row: row.of_bare_full),
+    ("edge's rate (SSE) of the bare loop's at a full batch", SSE, 0.93, lambda row: row.of_bare_full),
     ("deltas for each token by the edge (SSE)", SSE, 0.98, lambda row: row.deltas_per_token),
 )
 
 
 def _rows(samples: Samples) -> list[Row]:
     rates = {key: [sample.tokens_per_s for sample in taken] for key, taken in samples.items()}
+    full = {key: [sample.full_batch_per_s for sample in taken] for key, taken in samples.items()}
     rows = [
         Row(
             target,
             concurrency,
             median(rates[target, concurrency]),
             median_ratio(rates[target, concurrency], rates[BARE, concurrency]),
+            median_ratio(full[target, concurrency], full[BARE, concurrency]),
             median_ratio(rates[target, concurrency], rates[ENGINE, concurrency]),
             median(sample.deltas_per_token for sample in taken),
             median(sample.median_first_token_s for sample in taken),
@@ -147,6 +155,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         row.target,
         f"{row.tokens_per_s:.0f}",
         f"{row.of_bare:.3f}",
+        f"{row.of_bare_full:.3f}",
         f"{row.of_engine:.3f}",
         f"{row.deltas_per_token:.3f}",
         f"{row.first_token_s * 1_000:.0f}",

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tests.bench.figures import jain_index, median_ratio, quantile, slope
 from tests.bench.findings import Findings, Goal, Table, goals_table
+from tests.bench.load import full_batch_rate
 from tests.bench.machine import Machine
 from tests.bench.prompts import Prompts
 from tests.bench.report import Entry, Results, grid, read_results, results_of
@@ -106,3 +107,8 @@ def test_no_two_prompts_begin_alike_within_a_block() -> None:
     prompts = Prompts()
     firsts = {prompts.number()[:5] for _ in range(20_000)}
     assert len(firsts) == 20_000
+
+
+def test_a_full_batch_is_the_time_in_which_all_streams_generate() -> None:
+    assert full_batch_rate([[0.0, 1.0, 2.0, 3.0], [1.0, 2.0, 3.0, 4.0]]) == 2.0
+    assert full_batch_rate([[0.0, 1.0], [2.0, 3.0]]) == 0.0
