@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from redoma_model.engine.backend import AdapterFileError, Backend, BadLogits, DecodeFailed, GrammarError
 from redoma_model.engine.batch import Chunk
 from redoma_model.engine.cells import OutOfCells
+from redoma_model.engine.compaction import Compaction
 from redoma_model.engine.hardware import share_cores
 from redoma_model.engine.lane import Lane
 from redoma_model.engine.llama_options import LlamaOptions
+from redoma_model.engine.prefix_cache import Partition, PrefixCache
 from redoma_model.engine.sampling import Sampling
 from redoma_model.engine.sequence import Request
 from redoma_model.engine.sequence import Sequence as Running
@@ -165,6 +167,40 @@ def test_swapped_sequence_goes_on_in_another_slot(backend: Backend) -> None:
     resumed.tokens.append(running.tokens[-1])
     compute(backend, resumed)
     np.testing.assert_allclose(logits(backend), expected, atol=TOLERANCE)
+
+
+def test_sequences_go_on_alike_after_their_cells_were_moved_together(backend: Backend) -> None:
+    cache = PrefixCache(backend, range(12, 16))
+    running = []
+    for slot, tenant in ((0, "one"), (1, "one"), (2, "two")):
+        begun = sequence(slot, (*PROMPT, 65 + slot))
+        begun.lease = cache.acquire(Partition(tenant), 1, begun.tokens, slot)
+        begun.computed = begun.lease.length
+        compute(backend, begun)
+        cache.extend(begun.lease, begun.tokens, slot)
+        running.append(begun)
+    shared = running[1].lease
+    assert shared is not None and shared.own > 0
+
+    def next_logits() -> list[NDArray[np.float32]]:
+        for one in running:
+            one.tokens.append(90)
+        backend.decode([Chunk(one, 1) for one in running], BASE)
+        rows = [logits(backend, row) for row in range(len(running))]
+        for one in running:
+            one.tokens.pop()
+            backend.forget(one.slot, len(one.tokens))
+        return rows
+
+    expected = next_logits()
+    assert Compaction(backend, cache).run(running, 1 << 30)
+    assert [backend.span(one.slot) for one in running] == [range(len(one.tokens)) for one in running]
+    np.testing.assert_allclose(next_logits(), expected, atol=TOLERANCE)
+    for one in running:
+        assert one.lease is not None
+        cache.release(one.lease)
+        backend.forget(one.slot)
+    cache.check()
 
 
 def test_forgotten_cells_make_room(backend: Backend) -> None:

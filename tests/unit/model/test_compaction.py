@@ -31,11 +31,17 @@ def test_cells_are_moved_once_a_third_of_them_was_put_into_gaps(counted: Compact
 
 
 def test_a_few_cells_are_not_worth_moving(counted: Compaction) -> None:
-    counted.count(0, LEAST_SCATTERED)
-    counted.count(0, LEAST_SCATTERED - 1)
+    counted.count(0, LEAST_SCATTERED + 1)
+    counted.count(1, LEAST_SCATTERED - 1)
     assert not counted.is_due(0)
-    counted.count(0, 1)
+    counted.count(1, 1)
     assert counted.is_due(0)
+
+
+def test_cells_of_an_empty_cache_are_not_scattered(counted: Compaction) -> None:
+    counted.count(0, 1_000)
+    counted.count(0, 1_000)
+    assert not counted.is_due(0)
 
 
 def answers(places: PlaceLimits) -> list[str]:

@@ -30,6 +30,8 @@ class Compaction:
 
     def count(self, used_before: int, tokens: int) -> None:
         """Counts a step that put so many tokens into cells, when so many were in use."""
+        if not used_before:
+            self._top = self._scattered = 0
         self._scattered += max(0, min(tokens, self._top - used_before))
         self._top = max(self._top, used_before + tokens)
 
