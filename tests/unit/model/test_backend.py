@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -193,7 +194,7 @@ def test_sequences_go_on_alike_after_their_cells_were_moved_together(backend: Ba
         return rows
 
     expected = next_logits()
-    assert Compaction(backend, cache).run(running, 1 << 30)
+    assert Compaction(backend, cache, time.monotonic).run(running, 1 << 30)
     assert [backend.span(one.slot) for one in running] == [range(len(one.tokens)) for one in running]
     np.testing.assert_allclose(next_logits(), expected, atol=TOLERANCE)
     for one in running:

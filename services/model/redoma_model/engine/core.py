@@ -232,7 +232,10 @@ class EngineCore:
             step = add_drafts(step, self._pace, room)
         self._was_alone = step.alone
         self._compute(step, begun_at)
-        self._places.tidy(used, sum(chunk.count for chunk in step.chunks))
+        rows = sum(chunk.count == 1 for chunk in step.chunks)
+        tokens = sum(chunk.count for chunk in step.chunks)
+        # A pause as long as a step that only generates is as much as a prompt's chunk may cost.
+        self._places.tidy(used, rows, tokens, self._pace.rows_s(rows, 0))
         for account in step.whole:
             line = self._scheduler.line(account.tenant)
             if line is None or not line.waiting:

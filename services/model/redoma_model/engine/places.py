@@ -60,7 +60,7 @@ class Places:
         capacity = Capacity(info.slots, limits.spare_slots)
         self.scheduler = Scheduler(capacity, fair)
         self.cache = PrefixCache(store, range(capacity.all_slots, info.sequences), limits.host_cache_bytes, clock)
-        self._compaction = Compaction(store, self.cache)
+        self._compaction = Compaction(store, self.cache, clock)
         self.swapped_bytes = 0
         self.preemptions = 0
 
@@ -152,13 +152,20 @@ class Places:
             self.cache.extend(sequence.lease, sequence.tokens[: sequence.computed], sequence.slot)
             sequence.reserved_cells -= sequence.lease.length - before
 
-    def tidy(self, used_before: int, tokens: int) -> None:
-        """Keeps the KV cache quick to read after a step that put so many tokens into cells, when so many were in use:
-        some of the prefixes that no request uses go to host memory, and cells that are strewn about are moved."""
+    def tidy(self, used_before: int, rows: int, tokens: int, most_s: float) -> None:
+        """Keeps the KV cache quick to read: some of the prefixes that no request uses go to host memory, and cells that
+        are strewn about are moved together.
+
+        Args:
+            used_before: Cells in use before the step that was just computed.
+            rows: Its sequences that generated.
+            tokens: All its tokens.
+            most_s: The longest that moving cells may take, in seconds.
+        """
         self.cache.demote(self._limits.idle_cells, DEMOTED_AT_ONCE)
         if self._limits.compaction:
-            self._compaction.count(used_before, tokens)
-            if self._compaction.is_due(self.used_cells):
+            self._compaction.count(used_before, rows, tokens)
+            if self._compaction.is_due(self.used_cells, most_s):
                 self._compaction.run(self.scheduler.running, self._limits.swap_bytes - self.swapped_bytes)
 
     def reusable(self, sequence: Sequence) -> int:
