@@ -234,8 +234,9 @@ class EngineCore:
         self._compute(step, begun_at)
         rows = sum(chunk.count == 1 for chunk in step.chunks)
         tokens = sum(chunk.count for chunk in step.chunks)
-        # A pause as long as a step that only generates is as much as a prompt's chunk may cost.
-        self._places.tidy(used, rows, tokens, self._pace.rows_s(rows, 0))
+        # Who generates waits for a prompt's chunk or for cells to be moved, but not for both.
+        most_s = self._pace.rows_s(rows, 0) if tokens == rows else 0.0
+        self._places.tidy(used, rows, tokens, most_s)
         for account in step.whole:
             line = self._scheduler.line(account.tenant)
             if line is None or not line.waiting:

@@ -111,7 +111,7 @@ class PrefixCells:
     def demote(self, most: int) -> int:
         """Moves at most `most` cells that no lease holds to host memory and gives how many.
 
-        None when all are held or there is no host tier; what is too large for it goes for good.
+        It gives 0 when all are held or there is no host tier. What is too large for the tier goes for good.
         """
         victim = choose_victim(self._resident.values(), _length, self.weights) if self._host_budget_bytes else None
         if victim is None:
