@@ -91,20 +91,25 @@ async def _take_turns(plan: Plan, loops: Mapping[str, Loop], local: LocalEngine,
     for target in targets:
         plan.tell(f"warming up {target.name}")
         await measure(target, asks(1, 8))
+    by_name = {target.name: target for target in targets}
     for turn in range(plan.rounds):
         for concurrency in concurrencies:
             said = f"round {turn + 1} of {plan.rounds}, {concurrency} streams"
-            taken: dict[str, Sample] = {}
-            for name in loops:
+            # Each round begins with another one: what runs first finds the processor at its coolest.
+            for name in _rotated([*loops, *by_name], turn):
                 plan.tell(f"{said}, {name}")
-                taken[name] = run_loop(name, asks(concurrency, tokens), tokens)
-            for target in targets:
-                plan.tell(f"{said}, {target.name}")
-                taken[target.name] = await measure(target, asks(concurrency, tokens))
-                await target.purge(TENANT)
-            for name, sample in taken.items():
+                if name in loops:
+                    sample = run_loop(name, asks(concurrency, tokens), tokens)
+                else:
+                    sample = await measure(by_name[name], asks(concurrency, tokens))
+                    await by_name[name].purge(TENANT)
                 samples.setdefault((name, concurrency), []).append(sample)
     return samples
+
+
+def _rotated(names: Sequence[str], places: int) -> Sequence[str]:
+    places %= len(names)
+    return [*names[places:], *names[:places]]
 
 
 def _findings(samples: Samples) -> Findings:
