@@ -11,12 +11,14 @@ from pydantic_settings import SettingsConfigDict
 from redoma_kit.settings import ServiceSettings
 from redoma_model.engine.core import CoreLimits
 from redoma_model.engine.engine import EngineLimits
+from redoma_model.engine.hardware import available_memory_bytes
 from redoma_model.engine.pace import PaceLimits
 from redoma_model.engine.places import PlaceLimits
 from redoma_model.engine.sampling import Sampling
 
 STEP_TOKENS_CPU = 64
 STEP_TOKENS_GPU = 512
+MOST_HOST_CACHE_BYTES = 1 << 30
 CacheType = Literal["f32", "f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 MODEL_ID = r"^[A-Za-z0-9._:/-]{0,128}$"
 _QUANTIZATION = re.compile(r"[.-](?:i?q\d\w*|[bf]{1,2}(?:p)?(?:16|32)|mxfp4|nvfp4)$", re.IGNORECASE)
@@ -91,7 +93,12 @@ class ModelSettings(ServiceSettings):
         4, ge=0, le=64, description="Requests beyond slots that are computed at once, for tenants that have none."
     )
     prefix_cache: bool = Field(True, description="Keep computed prefixes of prompts for their tenant.")
-    host_cache_mib: int = Field(1_024, ge=0, description="Host memory for cached prefixes that left the KV cache.")
+    host_cache_mib: int | None = Field(
+        None,
+        ge=0,
+        description="Host memory for cached prefixes that left the KV cache. "
+        "Unset: an eighth of what is free at the start, at most 1,024.",
+    )
     idle_prefix_cells: int | None = Field(
         None,
         ge=0,
@@ -171,6 +178,13 @@ class ModelSettings(ServiceSettings):
         return self.step_tokens or default
 
     @property
+    def host_cache_bytes(self) -> int:
+        """Host memory for cached prefixes; left to us, little enough for what else the process holds."""
+        if self.host_cache_mib is not None:
+            return self.host_cache_mib << 20
+        return min(MOST_HOST_CACHE_BYTES, available_memory_bytes() // 8)
+
+    @property
     def effective_idle_cells(self) -> int:
         """KV cells that prefixes may keep which no request uses."""
         if self.idle_prefix_cells is not None:
@@ -203,7 +217,7 @@ class ModelSettings(ServiceSettings):
                     spare_slots=self.spare_slots,
                     headroom_tokens=self.headroom_tokens,
                     prefix_cache=self.prefix_cache,
-                    host_cache_bytes=self.host_cache_mib << 20,
+                    host_cache_bytes=self.host_cache_bytes,
                     idle_cells=self.effective_idle_cells,
                     swap_bytes=self.swap_mib << 20,
                     compaction=not self.gpu.layers,

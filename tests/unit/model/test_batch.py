@@ -74,7 +74,7 @@ def test_rows_go_on_while_a_prompt_is_computed_in_chunks() -> None:
         prompt.computed += chunk.count
         sizes.append(chunk.count)
     assert sum(sizes) == 400
-    assert max(sizes) <= 1.7 * how_fast.step_s(8, 0) / how_fast.prompt_s
+    assert max(sizes) <= 1.7 * how_fast.step_s(8, 0) / how_fast.prompt_token_s(0)
 
 
 def test_prompts_of_a_tenant_are_computed_in_their_order() -> None:

@@ -43,7 +43,7 @@ def test_rows_and_prompt_tokens_are_told_apart_where_they_differ_in_cost() -> No
     pace = Pace(PaceLimits(64))
     observe(pace, (0.005, 0.001, 0.0001), 400, 0.0)
     assert pace.row_s == pytest.approx(0.001, rel=0.1)
-    assert pace.prompt_s == pytest.approx(0.0001, rel=0.3)
+    assert pace.prompt_token_s(0) == pytest.approx(0.0001, rel=0.3)
 
 
 def test_a_machine_that_turns_slow_is_learned_anew() -> None:
@@ -103,7 +103,7 @@ def test_a_chunk_is_never_too_small_nor_beyond_the_step(
     rows = min(rows, limits.step_tokens)
     left = limits.step_tokens - rows
     assert min(LEAST_CHUNK, left) <= pace.prompt_tokens(rows, longest_s) <= left
-    assert min(pace.fixed_s, pace.row_s, pace.prompt_s) >= 0
+    assert min(pace.fixed_s, pace.row_s, pace.prompt_token_s(0)) >= 0
 
 
 def test_nothing_is_held_back_before_the_pace_is_known() -> None:

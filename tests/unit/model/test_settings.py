@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from redoma_model import settings
 from redoma_model.engine.hardware import CellBudget, physical_cores, share_cores
 from redoma_model.settings import ModelSettings, SamplingSettings, default_sampling, model_id_of
 
@@ -81,3 +82,13 @@ def test_another_model_is_as_the_first_where_nothing_is_said() -> None:
     other = first.for_model(Path("other.gguf"), "second", 2, 1_024, 64)
     assert (other.model_id, other.slots, other.context_tokens, other.kv_cells) == ("second", 2, 64, 1_024)
     assert first.model_id == "first"
+
+
+@pytest.mark.parametrize(("free", "host_cache"), [(2 << 30, 256 << 20), (64 << 30, 1 << 30)])
+def test_cached_prefixes_take_a_small_part_of_little_memory(
+    monkeypatch: pytest.MonkeyPatch, free: int, host_cache: int
+) -> None:
+    monkeypatch.setattr(settings, "available_memory_bytes", lambda: free)
+    assert made().limits.core.places.host_cache_bytes == host_cache
+    chosen = made(host_cache_mib=7)
+    assert chosen.limits.core.places.host_cache_bytes == 7 << 20

@@ -98,11 +98,6 @@ class Pace:
         return self._rows.second
 
     @property
-    def prompt_s(self) -> float:
-        """What a prompt's token takes, without its context."""
-        return self._prompts.first
-
-    @property
     def known(self) -> bool:
         """Whether enough steps were seen to tell what rows take."""
         return self._rows.seen >= ENOUGH_STEPS
