@@ -167,6 +167,45 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     that lasts too long, and is started again.
       {"reason": "ENGINE_STALLED", "metadata": {"step_s": "12.5"}}
     """
+    ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 36
+    """RESOURCE_EXHAUSTED, with QuotaFailure and, where waiting helps, RetryInfo. A limit of the tenant or of the key would be
+    passed. `metadata.limit` names it as Limits has it, `metadata.scope` is "tenant" or "key", `metadata.limit_value` is how much
+    it allows, `metadata.remaining` how much of that is left.
+      {"reason": "QUOTA_EXCEEDED", "metadata": {"limit": "tokens_per_month", "scope": "tenant", "limit_value": "1000000",
+      "remaining": "212"}}
+    """
+    ERROR_REASON_QUOTA_UNAVAILABLE: _ErrorReason.ValueType  # 37
+    """UNAVAILABLE, with RetryInfo. Quotas can't be checked now, and without that nothing is served.
+      {"reason": "QUOTA_UNAVAILABLE"}
+    """
+    ERROR_REASON_ETAG_MISMATCH: _ErrorReason.ValueType  # 38
+    """ABORTED. The resource was changed since it was read. `metadata.etag` is its etag now.
+      {"reason": "ETAG_MISMATCH", "metadata": {"etag": "7"}}
+    """
+    ERROR_REASON_SOURCE_DENIED: _ErrorReason.ValueType  # 39
+    """PERMISSION_DENIED. The key may not be used from the caller's address.
+      {"reason": "SOURCE_DENIED"}
+    """
+    ERROR_REASON_SIGN_IN_SLOWED: _ErrorReason.ValueType  # 40
+    """RESOURCE_EXHAUSTED, with RetryInfo. Too many credentials from the caller's address were refused lately.
+      {"reason": "SIGN_IN_SLOWED"}
+    """
+    ERROR_REASON_IDENTITY_PROVIDER_UNAVAILABLE: _ErrorReason.ValueType  # 41
+    """UNAVAILABLE, with RetryInfo. The keys of the identity provider that issued the token can't be fetched.
+      {"reason": "IDENTITY_PROVIDER_UNAVAILABLE", "metadata": {"issuer": "https://login.example.com"}}
+    """
+    ERROR_REASON_CONTENT_STORAGE_OFF: _ErrorReason.ValueType  # 42
+    """FAILED_PRECONDITION. The tenant has conversations kept nowhere, so that only calls that keep nothing work.
+      {"reason": "CONTENT_STORAGE_OFF"}
+    """
+    ERROR_REASON_RESOURCE_IN_USE: _ErrorReason.ValueType  # 43
+    """FAILED_PRECONDITION. Something else still uses the resource. `metadata.used_by` names it.
+      {"reason": "RESOURCE_IN_USE", "metadata": {"resource": "plans/gold", "used_by": "tenants/acme"}}
+    """
+    ERROR_REASON_CONTENT_UNREADABLE: _ErrorReason.ValueType  # 44
+    """DATA_LOSS. What is kept is damaged or was changed by others: it does not decrypt.
+      {"reason": "CONTENT_UNREADABLE"}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason says why a call failed. A failed call's status carries exactly one google.rpc.ErrorInfo whose
@@ -318,5 +357,44 @@ ERROR_REASON_ENGINE_STALLED: ErrorReason.ValueType  # 35
 """UNAVAILABLE, with RetryInfo. An engine does not answer, as it has been in one step for long. The service ends itself when
 that lasts too long, and is started again.
   {"reason": "ENGINE_STALLED", "metadata": {"step_s": "12.5"}}
+"""
+ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 36
+"""RESOURCE_EXHAUSTED, with QuotaFailure and, where waiting helps, RetryInfo. A limit of the tenant or of the key would be
+passed. `metadata.limit` names it as Limits has it, `metadata.scope` is "tenant" or "key", `metadata.limit_value` is how much
+it allows, `metadata.remaining` how much of that is left.
+  {"reason": "QUOTA_EXCEEDED", "metadata": {"limit": "tokens_per_month", "scope": "tenant", "limit_value": "1000000",
+  "remaining": "212"}}
+"""
+ERROR_REASON_QUOTA_UNAVAILABLE: ErrorReason.ValueType  # 37
+"""UNAVAILABLE, with RetryInfo. Quotas can't be checked now, and without that nothing is served.
+  {"reason": "QUOTA_UNAVAILABLE"}
+"""
+ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 38
+"""ABORTED. The resource was changed since it was read. `metadata.etag` is its etag now.
+  {"reason": "ETAG_MISMATCH", "metadata": {"etag": "7"}}
+"""
+ERROR_REASON_SOURCE_DENIED: ErrorReason.ValueType  # 39
+"""PERMISSION_DENIED. The key may not be used from the caller's address.
+  {"reason": "SOURCE_DENIED"}
+"""
+ERROR_REASON_SIGN_IN_SLOWED: ErrorReason.ValueType  # 40
+"""RESOURCE_EXHAUSTED, with RetryInfo. Too many credentials from the caller's address were refused lately.
+  {"reason": "SIGN_IN_SLOWED"}
+"""
+ERROR_REASON_IDENTITY_PROVIDER_UNAVAILABLE: ErrorReason.ValueType  # 41
+"""UNAVAILABLE, with RetryInfo. The keys of the identity provider that issued the token can't be fetched.
+  {"reason": "IDENTITY_PROVIDER_UNAVAILABLE", "metadata": {"issuer": "https://login.example.com"}}
+"""
+ERROR_REASON_CONTENT_STORAGE_OFF: ErrorReason.ValueType  # 42
+"""FAILED_PRECONDITION. The tenant has conversations kept nowhere, so that only calls that keep nothing work.
+  {"reason": "CONTENT_STORAGE_OFF"}
+"""
+ERROR_REASON_RESOURCE_IN_USE: ErrorReason.ValueType  # 43
+"""FAILED_PRECONDITION. Something else still uses the resource. `metadata.used_by` names it.
+  {"reason": "RESOURCE_IN_USE", "metadata": {"resource": "plans/gold", "used_by": "tenants/acme"}}
+"""
+ERROR_REASON_CONTENT_UNREADABLE: ErrorReason.ValueType  # 44
+"""DATA_LOSS. What is kept is damaged or was changed by others: it does not decrypt.
+  {"reason": "CONTENT_UNREADABLE"}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

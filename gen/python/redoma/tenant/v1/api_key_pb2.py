@@ -22,32 +22,43 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from redoma.tenant.v1 import quota_pb2 as redoma_dot_tenant_dot_v1_dot_quota__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eredoma/tenant/v1/api_key.proto\x12\x10redoma.tenant.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x99\x03\n\x06\x41piKey\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x0e\n\x06prefix\x18\x03 \x01(\t\x12\x0e\n\x06scopes\x18\x04 \x03(\t\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\x05state\x18\x06 \x01(\x0e\x32\x1e.redoma.tenant.v1.ApiKey.State\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rlast_use_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brevoke_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"V\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_ACTIVE\x10\x01\x12\x11\n\rSTATE_EXPIRED\x10\x02\x12\x11\n\rSTATE_REVOKED\x10\x03\"P\n\x13\x43reateApiKeyRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12)\n\x07\x61pi_key\x18\x02 \x01(\x0b\x32\x18.redoma.tenant.v1.ApiKey\"Q\n\x14\x43reateApiKeyResponse\x12)\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x18.redoma.tenant.v1.ApiKey\x12\x0e\n\x06secret\x18\x02 \x01(\t\"K\n\x12ListApiKeysRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"Z\n\x13ListApiKeysResponse\x12*\n\x08\x61pi_keys\x18\x01 \x03(\x0b\x32\x18.redoma.tenant.v1.ApiKey\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"#\n\x13RevokeApiKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"A\n\x14RevokeApiKeyResponse\x12)\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x18.redoma.tenant.v1.ApiKey2\xa9\x02\n\rApiKeyService\x12]\n\x0c\x43reateApiKey\x12%.redoma.tenant.v1.CreateApiKeyRequest\x1a&.redoma.tenant.v1.CreateApiKeyResponse\x12Z\n\x0bListApiKeys\x12$.redoma.tenant.v1.ListApiKeysRequest\x1a%.redoma.tenant.v1.ListApiKeysResponse\x12]\n\x0cRevokeApiKey\x12%.redoma.tenant.v1.RevokeApiKeyRequest\x1a&.redoma.tenant.v1.RevokeApiKeyResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eredoma/tenant/v1/api_key.proto\x12\x10redoma.tenant.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1credoma/tenant/v1/quota.proto\"\x93\x04\n\x06\x41piKey\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x0e\n\x06prefix\x18\x03 \x01(\t\x12\x0e\n\x06scopes\x18\x04 \x03(\t\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\x05state\x18\x06 \x01(\x0e\x32\x1e.redoma.tenant.v1.ApiKey.State\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rlast_use_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brevoke_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06models\x18\n \x03(\t\x12\r\n\x05\x63idrs\x18\x0b \x03(\t\x12(\n\x06limits\x18\x0c \x01(\x0b\x32\x18.redoma.tenant.v1.Limits\x12\x0c\n\x04user\x18\r \x01(\t\x12\x13\n\x0breplaced_by\x18\x0e \x01(\t\x12\x0c\n\x04\x65tag\x18\x0f \x01(\t\"V\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_ACTIVE\x10\x01\x12\x11\n\rSTATE_EXPIRED\x10\x02\x12\x11\n\rSTATE_REVOKED\x10\x03\"P\n\x13\x43reateApiKeyRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12)\n\x07\x61pi_key\x18\x02 \x01(\x0b\x32\x18.redoma.tenant.v1.ApiKey\"Q\n\x14\x43reateApiKeyResponse\x12)\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x18.redoma.tenant.v1.ApiKey\x12\x0e\n\x06secret\x18\x02 \x01(\t\"q\n\x13UpdateApiKeyRequest\x12)\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x18.redoma.tenant.v1.ApiKey\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"A\n\x14UpdateApiKeyResponse\x12)\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x18.redoma.tenant.v1.ApiKey\"O\n\x13RotateApiKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\x07overlap\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"{\n\x14RotateApiKeyResponse\x12)\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x18.redoma.tenant.v1.ApiKey\x12\x0e\n\x06secret\x18\x02 \x01(\t\x12(\n\x06\x66ormer\x18\x03 \x01(\x0b\x32\x18.redoma.tenant.v1.ApiKey\"K\n\x12ListApiKeysRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"Z\n\x13ListApiKeysResponse\x12*\n\x08\x61pi_keys\x18\x01 \x03(\x0b\x32\x18.redoma.tenant.v1.ApiKey\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"#\n\x13RevokeApiKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"A\n\x14RevokeApiKeyResponse\x12)\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x18.redoma.tenant.v1.ApiKey2\xe7\x03\n\rApiKeyService\x12]\n\x0c\x43reateApiKey\x12%.redoma.tenant.v1.CreateApiKeyRequest\x1a&.redoma.tenant.v1.CreateApiKeyResponse\x12Z\n\x0bListApiKeys\x12$.redoma.tenant.v1.ListApiKeysRequest\x1a%.redoma.tenant.v1.ListApiKeysResponse\x12]\n\x0cUpdateApiKey\x12%.redoma.tenant.v1.UpdateApiKeyRequest\x1a&.redoma.tenant.v1.UpdateApiKeyResponse\x12]\n\x0cRotateApiKey\x12%.redoma.tenant.v1.RotateApiKeyRequest\x1a&.redoma.tenant.v1.RotateApiKeyResponse\x12]\n\x0cRevokeApiKey\x12%.redoma.tenant.v1.RevokeApiKeyRequest\x1a&.redoma.tenant.v1.RevokeApiKeyResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'redoma.tenant.v1.api_key_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_APIKEY']._serialized_start=86
-  _globals['_APIKEY']._serialized_end=495
-  _globals['_APIKEY_STATE']._serialized_start=409
-  _globals['_APIKEY_STATE']._serialized_end=495
-  _globals['_CREATEAPIKEYREQUEST']._serialized_start=497
-  _globals['_CREATEAPIKEYREQUEST']._serialized_end=577
-  _globals['_CREATEAPIKEYRESPONSE']._serialized_start=579
-  _globals['_CREATEAPIKEYRESPONSE']._serialized_end=660
-  _globals['_LISTAPIKEYSREQUEST']._serialized_start=662
-  _globals['_LISTAPIKEYSREQUEST']._serialized_end=737
-  _globals['_LISTAPIKEYSRESPONSE']._serialized_start=739
-  _globals['_LISTAPIKEYSRESPONSE']._serialized_end=829
-  _globals['_REVOKEAPIKEYREQUEST']._serialized_start=831
-  _globals['_REVOKEAPIKEYREQUEST']._serialized_end=866
-  _globals['_REVOKEAPIKEYRESPONSE']._serialized_start=868
-  _globals['_REVOKEAPIKEYRESPONSE']._serialized_end=933
-  _globals['_APIKEYSERVICE']._serialized_start=936
-  _globals['_APIKEYSERVICE']._serialized_end=1233
+  _globals['_APIKEY']._serialized_start=182
+  _globals['_APIKEY']._serialized_end=713
+  _globals['_APIKEY_STATE']._serialized_start=627
+  _globals['_APIKEY_STATE']._serialized_end=713
+  _globals['_CREATEAPIKEYREQUEST']._serialized_start=715
+  _globals['_CREATEAPIKEYREQUEST']._serialized_end=795
+  _globals['_CREATEAPIKEYRESPONSE']._serialized_start=797
+  _globals['_CREATEAPIKEYRESPONSE']._serialized_end=878
+  _globals['_UPDATEAPIKEYREQUEST']._serialized_start=880
+  _globals['_UPDATEAPIKEYREQUEST']._serialized_end=993
+  _globals['_UPDATEAPIKEYRESPONSE']._serialized_start=995
+  _globals['_UPDATEAPIKEYRESPONSE']._serialized_end=1060
+  _globals['_ROTATEAPIKEYREQUEST']._serialized_start=1062
+  _globals['_ROTATEAPIKEYREQUEST']._serialized_end=1141
+  _globals['_ROTATEAPIKEYRESPONSE']._serialized_start=1143
+  _globals['_ROTATEAPIKEYRESPONSE']._serialized_end=1266
+  _globals['_LISTAPIKEYSREQUEST']._serialized_start=1268
+  _globals['_LISTAPIKEYSREQUEST']._serialized_end=1343
+  _globals['_LISTAPIKEYSRESPONSE']._serialized_start=1345
+  _globals['_LISTAPIKEYSRESPONSE']._serialized_end=1435
+  _globals['_REVOKEAPIKEYREQUEST']._serialized_start=1437
+  _globals['_REVOKEAPIKEYREQUEST']._serialized_end=1472
+  _globals['_REVOKEAPIKEYRESPONSE']._serialized_start=1474
+  _globals['_REVOKEAPIKEYRESPONSE']._serialized_end=1539
+  _globals['_APIKEYSERVICE']._serialized_start=1542
+  _globals['_APIKEYSERVICE']._serialized_end=2029
 # @@protoc_insertion_point(module_scope)

@@ -27,7 +27,8 @@ if _version_not_supported:
 
 class ApiKeyServiceStub:
     """ApiKeyService keeps API keys. A key is shown once, when it is made; only its hash is kept. Every call needs
-    `platform.admin`, or `tenant.admin` for the caller's own tenant.
+    `platform.admin`, or `tenant.admin` for the caller's own tenant. Keys of operators have the parent `platform` and the one
+    scope `platform.admin`; from the first of them on the bootstrap key is refused.
 
     Errors of every call: UNAUTHENTICATED (CREDENTIAL_*), PERMISSION_DENIED (SCOPE_MISSING, TENANT_MISMATCH), NOT_FOUND
     (RESOURCE_NOT_FOUND), INVALID_ARGUMENT (INVALID_FIELD), UNAVAILABLE (STORAGE_UNAVAILABLE).
@@ -49,6 +50,16 @@ class ApiKeyServiceStub:
                 request_serializer=redoma_dot_tenant_dot_v1_dot_api__key__pb2.ListApiKeysRequest.SerializeToString,
                 response_deserializer=redoma_dot_tenant_dot_v1_dot_api__key__pb2.ListApiKeysResponse.FromString,
                 _registered_method=True)
+        self.UpdateApiKey = channel.unary_unary(
+                '/redoma.tenant.v1.ApiKeyService/UpdateApiKey',
+                request_serializer=redoma_dot_tenant_dot_v1_dot_api__key__pb2.UpdateApiKeyRequest.SerializeToString,
+                response_deserializer=redoma_dot_tenant_dot_v1_dot_api__key__pb2.UpdateApiKeyResponse.FromString,
+                _registered_method=True)
+        self.RotateApiKey = channel.unary_unary(
+                '/redoma.tenant.v1.ApiKeyService/RotateApiKey',
+                request_serializer=redoma_dot_tenant_dot_v1_dot_api__key__pb2.RotateApiKeyRequest.SerializeToString,
+                response_deserializer=redoma_dot_tenant_dot_v1_dot_api__key__pb2.RotateApiKeyResponse.FromString,
+                _registered_method=True)
         self.RevokeApiKey = channel.unary_unary(
                 '/redoma.tenant.v1.ApiKeyService/RevokeApiKey',
                 request_serializer=redoma_dot_tenant_dot_v1_dot_api__key__pb2.RevokeApiKeyRequest.SerializeToString,
@@ -58,7 +69,8 @@ class ApiKeyServiceStub:
 
 class ApiKeyServiceServicer:
     """ApiKeyService keeps API keys. A key is shown once, when it is made; only its hash is kept. Every call needs
-    `platform.admin`, or `tenant.admin` for the caller's own tenant.
+    `platform.admin`, or `tenant.admin` for the caller's own tenant. Keys of operators have the parent `platform` and the one
+    scope `platform.admin`; from the first of them on the bootstrap key is refused.
 
     Errors of every call: UNAUTHENTICATED (CREDENTIAL_*), PERMISSION_DENIED (SCOPE_MISSING, TENANT_MISMATCH), NOT_FOUND
     (RESOURCE_NOT_FOUND), INVALID_ARGUMENT (INVALID_FIELD), UNAVAILABLE (STORAGE_UNAVAILABLE).
@@ -78,8 +90,24 @@ class ApiKeyServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateApiKey(self, request, context):
+        """Changes the fields that the mask names.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateApiKey(self, request, context):
+        """Makes a key with the settings of another, which stops working after an overlap. The answer is the only time the new
+        key's secret is shown. Errors: FAILED_PRECONDITION (STATE_CONFLICT) for a key that does not work.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RevokeApiKey(self, request, context):
-        """Revokes a key for good. Revoking a revoked key does nothing.
+        """Revokes a key for good; calls that run with it are ended within a second. Revoking a revoked key does nothing. Errors:
+        FAILED_PRECONDITION (STATE_CONFLICT) for the last key of an operator that works.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -98,6 +126,16 @@ def add_ApiKeyServiceServicer_to_server(servicer, server):
                     request_deserializer=redoma_dot_tenant_dot_v1_dot_api__key__pb2.ListApiKeysRequest.FromString,
                     response_serializer=redoma_dot_tenant_dot_v1_dot_api__key__pb2.ListApiKeysResponse.SerializeToString,
             ),
+            'UpdateApiKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateApiKey,
+                    request_deserializer=redoma_dot_tenant_dot_v1_dot_api__key__pb2.UpdateApiKeyRequest.FromString,
+                    response_serializer=redoma_dot_tenant_dot_v1_dot_api__key__pb2.UpdateApiKeyResponse.SerializeToString,
+            ),
+            'RotateApiKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateApiKey,
+                    request_deserializer=redoma_dot_tenant_dot_v1_dot_api__key__pb2.RotateApiKeyRequest.FromString,
+                    response_serializer=redoma_dot_tenant_dot_v1_dot_api__key__pb2.RotateApiKeyResponse.SerializeToString,
+            ),
             'RevokeApiKey': grpc.unary_unary_rpc_method_handler(
                     servicer.RevokeApiKey,
                     request_deserializer=redoma_dot_tenant_dot_v1_dot_api__key__pb2.RevokeApiKeyRequest.FromString,
@@ -113,7 +151,8 @@ def add_ApiKeyServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class ApiKeyService:
     """ApiKeyService keeps API keys. A key is shown once, when it is made; only its hash is kept. Every call needs
-    `platform.admin`, or `tenant.admin` for the caller's own tenant.
+    `platform.admin`, or `tenant.admin` for the caller's own tenant. Keys of operators have the parent `platform` and the one
+    scope `platform.admin`; from the first of them on the bootstrap key is refused.
 
     Errors of every call: UNAUTHENTICATED (CREDENTIAL_*), PERMISSION_DENIED (SCOPE_MISSING, TENANT_MISMATCH), NOT_FOUND
     (RESOURCE_NOT_FOUND), INVALID_ARGUMENT (INVALID_FIELD), UNAVAILABLE (STORAGE_UNAVAILABLE).
@@ -163,6 +202,60 @@ class ApiKeyService:
             '/redoma.tenant.v1.ApiKeyService/ListApiKeys',
             redoma_dot_tenant_dot_v1_dot_api__key__pb2.ListApiKeysRequest.SerializeToString,
             redoma_dot_tenant_dot_v1_dot_api__key__pb2.ListApiKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateApiKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/redoma.tenant.v1.ApiKeyService/UpdateApiKey',
+            redoma_dot_tenant_dot_v1_dot_api__key__pb2.UpdateApiKeyRequest.SerializeToString,
+            redoma_dot_tenant_dot_v1_dot_api__key__pb2.UpdateApiKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateApiKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/redoma.tenant.v1.ApiKeyService/RotateApiKey',
+            redoma_dot_tenant_dot_v1_dot_api__key__pb2.RotateApiKeyRequest.SerializeToString,
+            redoma_dot_tenant_dot_v1_dot_api__key__pb2.RotateApiKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -28,7 +28,8 @@ GRPC_VERSION: str
 
 class ApiKeyServiceStub:
     """ApiKeyService keeps API keys. A key is shown once, when it is made; only its hash is kept. Every call needs
-    `platform.admin`, or `tenant.admin` for the caller's own tenant.
+    `platform.admin`, or `tenant.admin` for the caller's own tenant. Keys of operators have the parent `platform` and the one
+    scope `platform.admin`; from the first of them on the bootstrap key is refused.
 
     Errors of every call: UNAUTHENTICATED (CREDENTIAL_*), PERMISSION_DENIED (SCOPE_MISSING, TENANT_MISMATCH), NOT_FOUND
     (RESOURCE_NOT_FOUND), INVALID_ARGUMENT (INVALID_FIELD), UNAVAILABLE (STORAGE_UNAVAILABLE).
@@ -42,13 +43,22 @@ class ApiKeyServiceStub:
     """Makes a key. The answer is the only time its secret is shown."""
     ListApiKeys: _grpc.UnaryUnaryMultiCallable[_api_key_pb2.ListApiKeysRequest, _api_key_pb2.ListApiKeysResponse]
     """Lists a tenant's keys, the newest first, revoked and expired ones included."""
+    UpdateApiKey: _grpc.UnaryUnaryMultiCallable[_api_key_pb2.UpdateApiKeyRequest, _api_key_pb2.UpdateApiKeyResponse]
+    """Changes the fields that the mask names."""
+    RotateApiKey: _grpc.UnaryUnaryMultiCallable[_api_key_pb2.RotateApiKeyRequest, _api_key_pb2.RotateApiKeyResponse]
+    """Makes a key with the settings of another, which stops working after an overlap. The answer is the only time the new
+    key's secret is shown. Errors: FAILED_PRECONDITION (STATE_CONFLICT) for a key that does not work.
+    """
     RevokeApiKey: _grpc.UnaryUnaryMultiCallable[_api_key_pb2.RevokeApiKeyRequest, _api_key_pb2.RevokeApiKeyResponse]
-    """Revokes a key for good. Revoking a revoked key does nothing."""
+    """Revokes a key for good; calls that run with it are ended within a second. Revoking a revoked key does nothing. Errors:
+    FAILED_PRECONDITION (STATE_CONFLICT) for the last key of an operator that works.
+    """
 
 @_typing.type_check_only
 class ApiKeyServiceAsyncStub(ApiKeyServiceStub):
     """ApiKeyService keeps API keys. A key is shown once, when it is made; only its hash is kept. Every call needs
-    `platform.admin`, or `tenant.admin` for the caller's own tenant.
+    `platform.admin`, or `tenant.admin` for the caller's own tenant. Keys of operators have the parent `platform` and the one
+    scope `platform.admin`; from the first of them on the bootstrap key is refused.
 
     Errors of every call: UNAUTHENTICATED (CREDENTIAL_*), PERMISSION_DENIED (SCOPE_MISSING, TENANT_MISMATCH), NOT_FOUND
     (RESOURCE_NOT_FOUND), INVALID_ARGUMENT (INVALID_FIELD), UNAVAILABLE (STORAGE_UNAVAILABLE).
@@ -59,12 +69,21 @@ class ApiKeyServiceAsyncStub(ApiKeyServiceStub):
     """Makes a key. The answer is the only time its secret is shown."""
     ListApiKeys: _aio.UnaryUnaryMultiCallable[_api_key_pb2.ListApiKeysRequest, _api_key_pb2.ListApiKeysResponse]  # type: ignore[assignment]
     """Lists a tenant's keys, the newest first, revoked and expired ones included."""
+    UpdateApiKey: _aio.UnaryUnaryMultiCallable[_api_key_pb2.UpdateApiKeyRequest, _api_key_pb2.UpdateApiKeyResponse]  # type: ignore[assignment]
+    """Changes the fields that the mask names."""
+    RotateApiKey: _aio.UnaryUnaryMultiCallable[_api_key_pb2.RotateApiKeyRequest, _api_key_pb2.RotateApiKeyResponse]  # type: ignore[assignment]
+    """Makes a key with the settings of another, which stops working after an overlap. The answer is the only time the new
+    key's secret is shown. Errors: FAILED_PRECONDITION (STATE_CONFLICT) for a key that does not work.
+    """
     RevokeApiKey: _aio.UnaryUnaryMultiCallable[_api_key_pb2.RevokeApiKeyRequest, _api_key_pb2.RevokeApiKeyResponse]  # type: ignore[assignment]
-    """Revokes a key for good. Revoking a revoked key does nothing."""
+    """Revokes a key for good; calls that run with it are ended within a second. Revoking a revoked key does nothing. Errors:
+    FAILED_PRECONDITION (STATE_CONFLICT) for the last key of an operator that works.
+    """
 
 class ApiKeyServiceServicer(metaclass=_abc_1.ABCMeta):
     """ApiKeyService keeps API keys. A key is shown once, when it is made; only its hash is kept. Every call needs
-    `platform.admin`, or `tenant.admin` for the caller's own tenant.
+    `platform.admin`, or `tenant.admin` for the caller's own tenant. Keys of operators have the parent `platform` and the one
+    scope `platform.admin`; from the first of them on the bootstrap key is refused.
 
     Errors of every call: UNAUTHENTICATED (CREDENTIAL_*), PERMISSION_DENIED (SCOPE_MISSING, TENANT_MISMATCH), NOT_FOUND
     (RESOURCE_NOT_FOUND), INVALID_ARGUMENT (INVALID_FIELD), UNAVAILABLE (STORAGE_UNAVAILABLE).
@@ -87,11 +106,31 @@ class ApiKeyServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists a tenant's keys, the newest first, revoked and expired ones included."""
 
     @_abc_1.abstractmethod
+    def UpdateApiKey(
+        self,
+        request: _api_key_pb2.UpdateApiKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_api_key_pb2.UpdateApiKeyResponse, _abc.Awaitable[_api_key_pb2.UpdateApiKeyResponse]]:
+        """Changes the fields that the mask names."""
+
+    @_abc_1.abstractmethod
+    def RotateApiKey(
+        self,
+        request: _api_key_pb2.RotateApiKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_api_key_pb2.RotateApiKeyResponse, _abc.Awaitable[_api_key_pb2.RotateApiKeyResponse]]:
+        """Makes a key with the settings of another, which stops working after an overlap. The answer is the only time the new
+        key's secret is shown. Errors: FAILED_PRECONDITION (STATE_CONFLICT) for a key that does not work.
+        """
+
+    @_abc_1.abstractmethod
     def RevokeApiKey(
         self,
         request: _api_key_pb2.RevokeApiKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_api_key_pb2.RevokeApiKeyResponse, _abc.Awaitable[_api_key_pb2.RevokeApiKeyResponse]]:
-        """Revokes a key for good. Revoking a revoked key does nothing."""
+        """Revokes a key for good; calls that run with it are ended within a second. Revoking a revoked key does nothing. Errors:
+        FAILED_PRECONDITION (STATE_CONFLICT) for the last key of an operator that works.
+        """
 
 def add_ApiKeyServiceServicer_to_server(servicer: ApiKeyServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -22,55 +22,74 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dredoma/tenant/v1/tenant.proto\x12\x10redoma.tenant.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9b\x02\n\x06Tenant\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12-\n\x05state\x18\x03 \x01(\x0e\x32\x1e.redoma.tenant.v1.Tenant.State\x12\x0e\n\x06weight\x18\x04 \x01(\x05\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x37\n\x0e\x63ontent_checks\x18\x06 \x01(\x0b\x32\x1f.redoma.tenant.v1.ContentChecks\"D\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_ACTIVE\x10\x01\x12\x12\n\x0eSTATE_DISABLED\x10\x02\"e\n\rContentChecks\x12\x18\n\x10max_input_tokens\x18\x01 \x01(\x03\x12:\n\x10\x62locked_patterns\x18\x02 \x03(\x0b\x32 .redoma.tenant.v1.BlockedPattern\"\x9d\x01\n\x0e\x42lockedPattern\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x37\n\x06\x61\x63tion\x18\x02 \x01(\x0e\x32\'.redoma.tenant.v1.BlockedPattern.Action\"D\n\x06\x41\x63tion\x12\x16\n\x12\x41\x43TION_UNSPECIFIED\x10\x00\x12\x11\n\rACTION_REFUSE\x10\x01\x12\x0f\n\x0b\x41\x43TION_MASK\x10\x02\"R\n\x13\x43reateTenantRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12(\n\x06tenant\x18\x02 \x01(\x0b\x32\x18.redoma.tenant.v1.Tenant\"@\n\x14\x43reateTenantResponse\x12(\n\x06tenant\x18\x01 \x01(\x0b\x32\x18.redoma.tenant.v1.Tenant\" \n\x10GetTenantRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"=\n\x11GetTenantResponse\x12(\n\x06tenant\x18\x01 \x01(\x0b\x32\x18.redoma.tenant.v1.Tenant\";\n\x12ListTenantsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"Y\n\x13ListTenantsResponse\x12)\n\x07tenants\x18\x01 \x03(\x0b\x32\x18.redoma.tenant.v1.Tenant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"p\n\x13UpdateTenantRequest\x12(\n\x06tenant\x18\x01 \x01(\x0b\x32\x18.redoma.tenant.v1.Tenant\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"@\n\x14UpdateTenantResponse\x12(\n\x06tenant\x18\x01 \x01(\x0b\x32\x18.redoma.tenant.v1.Tenant\"$\n\x14\x44isableTenantRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"A\n\x15\x44isableTenantResponse\x12(\n\x06tenant\x18\x01 \x01(\x0b\x32\x18.redoma.tenant.v1.Tenant\"#\n\x13\x45nableTenantRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"@\n\x14\x45nableTenantResponse\x12(\n\x06tenant\x18\x01 \x01(\x0b\x32\x18.redoma.tenant.v1.Tenant\"\x19\n\x17GetContentChecksRequest\"S\n\x18GetContentChecksResponse\x12\x37\n\x0e\x63ontent_checks\x18\x01 \x01(\x0b\x32\x1f.redoma.tenant.v1.ContentChecks2\xab\x05\n\rTenantService\x12]\n\x0c\x43reateTenant\x12%.redoma.tenant.v1.CreateTenantRequest\x1a&.redoma.tenant.v1.CreateTenantResponse\x12T\n\tGetTenant\x12\".redoma.tenant.v1.GetTenantRequest\x1a#.redoma.tenant.v1.GetTenantResponse\x12Z\n\x0bListTenants\x12$.redoma.tenant.v1.ListTenantsRequest\x1a%.redoma.tenant.v1.ListTenantsResponse\x12]\n\x0cUpdateTenant\x12%.redoma.tenant.v1.UpdateTenantRequest\x1a&.redoma.tenant.v1.UpdateTenantResponse\x12`\n\rDisableTenant\x12&.redoma.tenant.v1.DisableTenantRequest\x1a\'.redoma.tenant.v1.DisableTenantResponse\x12]\n\x0c\x45nableTenant\x12%.redoma.tenant.v1.EnableTenantRequest\x1a&.redoma.tenant.v1.EnableTenantResponse\x12i\n\x10GetContentChecks\x12).redoma.tenant.v1.GetContentChecksRequest\x1a*.redoma.tenant.v1.GetContentChecksResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dredoma/tenant/v1/tenant.proto\x12\x10redoma.tenant.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc7\x07\n\x06Tenant\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12-\n\x05state\x18\x03 \x01(\x0e\x32\x1e.redoma.tenant.v1.Tenant.State\x12\x0e\n\x06weight\x18\x04 \x01(\x05\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x37\n\x0e\x63ontent_checks\x18\x06 \x01(\x0b\x32\x1f.redoma.tenant.v1.ContentChecks\x12/\n\x0bupdate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x08 \x01(\t\x12\x0c\n\x04plan\x18\t \x01(\t\x12\x35\n\tisolation\x18\n \x01(\x0e\x32\".redoma.tenant.v1.Tenant.Isolation\x12\x0f\n\x07\x61\x64\x61pter\x18\x0b \x01(\t\x12\x0e\n\x06models\x18\x0c \x03(\t\x12\x0e\n\x06region\x18\r \x01(\t\x12,\n\tretention\x18\x0e \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\x0etuning_consent\x18\x0f \x01(\x08\x12@\n\x0f\x63ontent_storage\x18\x10 \x01(\x0e\x32\'.redoma.tenant.v1.Tenant.ContentStorage\x12/\n\x0b\x64\x65lete_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\npurge_time\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"X\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_ACTIVE\x10\x01\x12\x12\n\x0eSTATE_DISABLED\x10\x02\x12\x12\n\x0eSTATE_DELETING\x10\x03\"q\n\tIsolation\x12\x19\n\x15ISOLATION_UNSPECIFIED\x10\x00\x12\x14\n\x10ISOLATION_SHARED\x10\x01\x12\x1a\n\x16ISOLATION_SHARED_TUNED\x10\x02\x12\x17\n\x13ISOLATION_DEDICATED\x10\x03\"\x84\x01\n\x0e\x43ontentStorage\x12\x1f\n\x1b\x43ONTENT_STORAGE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x43ONTENT_STORAGE_PUBLIC\x10\x01\x12\x18\n\x14\x43ONTENT_STORAGE_NONE\x10\x02\x12\x1b\n\x17\x43ONTENT_STORAGE_PRIVATE\x10\x03\"e\n\rContentChecks\x12\x18\n\x10max_input_tokens\x18\x01 \x01(\x03\x12:\n\x10\x62locked_patterns\x18\x02 \x03(\x0b\x32 .redoma.tenant.v1.BlockedPattern\"\x9d\x01\n\x0e\x42lockedPattern\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x37\n\x06\x61\x63tion\x18\x02 \x01(\x0e\x32\'.redoma.tenant.v1.BlockedPattern.Action\"D\n\x06\x41\x63tion\x12\x16\n\x12\x41\x43TION_UNSPECIFIED\x10\x00\x12\x11\n\rACTION_REFUSE\x10\x01\x12\x0f\n\x0b\x41\x43TION_MASK\x10\x02\"R\n\x13\x43reateTenantRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12(\n\x06tenant\x18\x02 \x01(\x0b\x32\x18.redoma.tenant.v1.Tenant\"@\n\x14\x43reateTenantResponse\x12(\n\x06tenant\x18\x01 \x01(\x0b\x32\x18.redoma.tenant.v1.Tenant\" \n\x10GetTenantRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"=\n\x11GetTenantResponse\x12(\n\x06tenant\x18\x01 \x01(\x0b\x32\x18.redoma.tenant.v1.Tenant\";\n\x12ListTenantsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"Y\n\x13ListTenantsResponse\x12)\n\x07tenants\x18\x01 \x03(\x0b\x32\x18.redoma.tenant.v1.Tenant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"p\n\x13UpdateTenantRequest\x12(\n\x06tenant\x18\x01 \x01(\x0b\x32\x18.redoma.tenant.v1.Tenant\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"@\n\x14UpdateTenantResponse\x12(\n\x06tenant\x18\x01 \x01(\x0b\x32\x18.redoma.tenant.v1.Tenant\"$\n\x14\x44isableTenantRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"A\n\x15\x44isableTenantResponse\x12(\n\x06tenant\x18\x01 \x01(\x0b\x32\x18.redoma.tenant.v1.Tenant\"#\n\x13\x45nableTenantRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"@\n\x14\x45nableTenantResponse\x12(\n\x06tenant\x18\x01 \x01(\x0b\x32\x18.redoma.tenant.v1.Tenant\"\x19\n\x17GetContentChecksRequest\"\x95\x01\n\x18GetContentChecksResponse\x12\x37\n\x0e\x63ontent_checks\x18\x01 \x01(\x0b\x32\x1f.redoma.tenant.v1.ContentChecks\x12@\n\x0f\x63ontent_storage\x18\x02 \x01(\x0e\x32\'.redoma.tenant.v1.Tenant.ContentStorage\"[\n\x13\x44\x65leteTenantRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\x05grace\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\"@\n\x14\x44\x65leteTenantResponse\x12(\n\x06tenant\x18\x01 \x01(\x0b\x32\x18.redoma.tenant.v1.Tenant\"%\n\x15UndeleteTenantRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"B\n\x16UndeleteTenantResponse\x12(\n\x06tenant\x18\x01 \x01(\x0b\x32\x18.redoma.tenant.v1.Tenant\"C\n\x1aListContentPoliciesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"q\n\x1bListContentPoliciesResponse\x12\x39\n\x10\x63ontent_policies\x18\x01 \x03(\x0b\x32\x1f.redoma.tenant.v1.ContentPolicy\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8f\x01\n\rContentPolicy\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12@\n\x0f\x63ontent_storage\x18\x02 \x01(\x0e\x32\'.redoma.tenant.v1.Tenant.ContentStorage\x12,\n\tretention\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration2\xe3\x07\n\rTenantService\x12]\n\x0c\x43reateTenant\x12%.redoma.tenant.v1.CreateTenantRequest\x1a&.redoma.tenant.v1.CreateTenantResponse\x12T\n\tGetTenant\x12\".redoma.tenant.v1.GetTenantRequest\x1a#.redoma.tenant.v1.GetTenantResponse\x12Z\n\x0bListTenants\x12$.redoma.tenant.v1.ListTenantsRequest\x1a%.redoma.tenant.v1.ListTenantsResponse\x12]\n\x0cUpdateTenant\x12%.redoma.tenant.v1.UpdateTenantRequest\x1a&.redoma.tenant.v1.UpdateTenantResponse\x12`\n\rDisableTenant\x12&.redoma.tenant.v1.DisableTenantRequest\x1a\'.redoma.tenant.v1.DisableTenantResponse\x12]\n\x0c\x45nableTenant\x12%.redoma.tenant.v1.EnableTenantRequest\x1a&.redoma.tenant.v1.EnableTenantResponse\x12]\n\x0c\x44\x65leteTenant\x12%.redoma.tenant.v1.DeleteTenantRequest\x1a&.redoma.tenant.v1.DeleteTenantResponse\x12\x63\n\x0eUndeleteTenant\x12\'.redoma.tenant.v1.UndeleteTenantRequest\x1a(.redoma.tenant.v1.UndeleteTenantResponse\x12r\n\x13ListContentPolicies\x12,.redoma.tenant.v1.ListContentPoliciesRequest\x1a-.redoma.tenant.v1.ListContentPoliciesResponse\x12i\n\x10GetContentChecks\x12).redoma.tenant.v1.GetContentChecksRequest\x1a*.redoma.tenant.v1.GetContentChecksResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'redoma.tenant.v1.tenant_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TENANT']._serialized_start=119
-  _globals['_TENANT']._serialized_end=402
-  _globals['_TENANT_STATE']._serialized_start=334
-  _globals['_TENANT_STATE']._serialized_end=402
-  _globals['_CONTENTCHECKS']._serialized_start=404
-  _globals['_CONTENTCHECKS']._serialized_end=505
-  _globals['_BLOCKEDPATTERN']._serialized_start=508
-  _globals['_BLOCKEDPATTERN']._serialized_end=665
-  _globals['_BLOCKEDPATTERN_ACTION']._serialized_start=597
-  _globals['_BLOCKEDPATTERN_ACTION']._serialized_end=665
-  _globals['_CREATETENANTREQUEST']._serialized_start=667
-  _globals['_CREATETENANTREQUEST']._serialized_end=749
-  _globals['_CREATETENANTRESPONSE']._serialized_start=751
-  _globals['_CREATETENANTRESPONSE']._serialized_end=815
-  _globals['_GETTENANTREQUEST']._serialized_start=817
-  _globals['_GETTENANTREQUEST']._serialized_end=849
-  _globals['_GETTENANTRESPONSE']._serialized_start=851
-  _globals['_GETTENANTRESPONSE']._serialized_end=912
-  _globals['_LISTTENANTSREQUEST']._serialized_start=914
-  _globals['_LISTTENANTSREQUEST']._serialized_end=973
-  _globals['_LISTTENANTSRESPONSE']._serialized_start=975
-  _globals['_LISTTENANTSRESPONSE']._serialized_end=1064
-  _globals['_UPDATETENANTREQUEST']._serialized_start=1066
-  _globals['_UPDATETENANTREQUEST']._serialized_end=1178
-  _globals['_UPDATETENANTRESPONSE']._serialized_start=1180
-  _globals['_UPDATETENANTRESPONSE']._serialized_end=1244
-  _globals['_DISABLETENANTREQUEST']._serialized_start=1246
-  _globals['_DISABLETENANTREQUEST']._serialized_end=1282
-  _globals['_DISABLETENANTRESPONSE']._serialized_start=1284
-  _globals['_DISABLETENANTRESPONSE']._serialized_end=1349
-  _globals['_ENABLETENANTREQUEST']._serialized_start=1351
-  _globals['_ENABLETENANTREQUEST']._serialized_end=1386
-  _globals['_ENABLETENANTRESPONSE']._serialized_start=1388
-  _globals['_ENABLETENANTRESPONSE']._serialized_end=1452
-  _globals['_GETCONTENTCHECKSREQUEST']._serialized_start=1454
-  _globals['_GETCONTENTCHECKSREQUEST']._serialized_end=1479
-  _globals['_GETCONTENTCHECKSRESPONSE']._serialized_start=1481
-  _globals['_GETCONTENTCHECKSRESPONSE']._serialized_end=1564
-  _globals['_TENANTSERVICE']._serialized_start=1567
-  _globals['_TENANTSERVICE']._serialized_end=2250
+  _globals['_TENANT']._serialized_start=151
+  _globals['_TENANT']._serialized_end=1118
+  _globals['_TENANT_STATE']._serialized_start=780
+  _globals['_TENANT_STATE']._serialized_end=868
+  _globals['_TENANT_ISOLATION']._serialized_start=870
+  _globals['_TENANT_ISOLATION']._serialized_end=983
+  _globals['_TENANT_CONTENTSTORAGE']._serialized_start=986
+  _globals['_TENANT_CONTENTSTORAGE']._serialized_end=1118
+  _globals['_CONTENTCHECKS']._serialized_start=1120
+  _globals['_CONTENTCHECKS']._serialized_end=1221
+  _globals['_BLOCKEDPATTERN']._serialized_start=1224
+  _globals['_BLOCKEDPATTERN']._serialized_end=1381
+  _globals['_BLOCKEDPATTERN_ACTION']._serialized_start=1313
+  _globals['_BLOCKEDPATTERN_ACTION']._serialized_end=1381
+  _globals['_CREATETENANTREQUEST']._serialized_start=1383
+  _globals['_CREATETENANTREQUEST']._serialized_end=1465
+  _globals['_CREATETENANTRESPONSE']._serialized_start=1467
+  _globals['_CREATETENANTRESPONSE']._serialized_end=1531
+  _globals['_GETTENANTREQUEST']._serialized_start=1533
+  _globals['_GETTENANTREQUEST']._serialized_end=1565
+  _globals['_GETTENANTRESPONSE']._serialized_start=1567
+  _globals['_GETTENANTRESPONSE']._serialized_end=1628
+  _globals['_LISTTENANTSREQUEST']._serialized_start=1630
+  _globals['_LISTTENANTSREQUEST']._serialized_end=1689
+  _globals['_LISTTENANTSRESPONSE']._serialized_start=1691
+  _globals['_LISTTENANTSRESPONSE']._serialized_end=1780
+  _globals['_UPDATETENANTREQUEST']._serialized_start=1782
+  _globals['_UPDATETENANTREQUEST']._serialized_end=1894
+  _globals['_UPDATETENANTRESPONSE']._serialized_start=1896
+  _globals['_UPDATETENANTRESPONSE']._serialized_end=1960
+  _globals['_DISABLETENANTREQUEST']._serialized_start=1962
+  _globals['_DISABLETENANTREQUEST']._serialized_end=1998
+  _globals['_DISABLETENANTRESPONSE']._serialized_start=2000
+  _globals['_DISABLETENANTRESPONSE']._serialized_end=2065
+  _globals['_ENABLETENANTREQUEST']._serialized_start=2067
+  _globals['_ENABLETENANTREQUEST']._serialized_end=2102
+  _globals['_ENABLETENANTRESPONSE']._serialized_start=2104
+  _globals['_ENABLETENANTRESPONSE']._serialized_end=2168
+  _globals['_GETCONTENTCHECKSREQUEST']._serialized_start=2170
+  _globals['_GETCONTENTCHECKSREQUEST']._serialized_end=2195
+  _globals['_GETCONTENTCHECKSRESPONSE']._serialized_start=2198
+  _globals['_GETCONTENTCHECKSRESPONSE']._serialized_end=2347
+  _globals['_DELETETENANTREQUEST']._serialized_start=2349
+  _globals['_DELETETENANTREQUEST']._serialized_end=2440
+  _globals['_DELETETENANTRESPONSE']._serialized_start=2442
+  _globals['_DELETETENANTRESPONSE']._serialized_end=2506
+  _globals['_UNDELETETENANTREQUEST']._serialized_start=2508
+  _globals['_UNDELETETENANTREQUEST']._serialized_end=2545
+  _globals['_UNDELETETENANTRESPONSE']._serialized_start=2547
+  _globals['_UNDELETETENANTRESPONSE']._serialized_end=2613
+  _globals['_LISTCONTENTPOLICIESREQUEST']._serialized_start=2615
+  _globals['_LISTCONTENTPOLICIESREQUEST']._serialized_end=2682
+  _globals['_LISTCONTENTPOLICIESRESPONSE']._serialized_start=2684
+  _globals['_LISTCONTENTPOLICIESRESPONSE']._serialized_end=2797
+  _globals['_CONTENTPOLICY']._serialized_start=2800
+  _globals['_CONTENTPOLICY']._serialized_end=2943
+  _globals['_TENANTSERVICE']._serialized_start=2946
+  _globals['_TENANTSERVICE']._serialized_end=3941
 # @@protoc_insertion_point(module_scope)

@@ -5,6 +5,7 @@ Who may use Redoma: tenants and the keys they call with."""
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -38,7 +39,9 @@ class Tenant(_message.Message):
         STATE_ACTIVE: Tenant._State.ValueType  # 1
         """Keys work."""
         STATE_DISABLED: Tenant._State.ValueType  # 2
-        """Keys are refused with TENANT_DISABLED."""
+        """It is suspended: keys and users are refused with TENANT_DISABLED until it is enabled."""
+        STATE_DELETING: Tenant._State.ValueType  # 3
+        """It was deleted: keys and users are refused with TENANT_DISABLED, and what is held of it is erased at `purge_time`."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
         """State says whether the tenant's keys work."""
@@ -48,7 +51,63 @@ class Tenant(_message.Message):
     STATE_ACTIVE: Tenant.State.ValueType  # 1
     """Keys work."""
     STATE_DISABLED: Tenant.State.ValueType  # 2
-    """Keys are refused with TENANT_DISABLED."""
+    """It is suspended: keys and users are refused with TENANT_DISABLED until it is enabled."""
+    STATE_DELETING: Tenant.State.ValueType  # 3
+    """It was deleted: keys and users are refused with TENANT_DISABLED, and what is held of it is erased at `purge_time`."""
+
+    class _Isolation:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _IsolationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Tenant._Isolation.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        ISOLATION_UNSPECIFIED: Tenant._Isolation.ValueType  # 0
+        """Not used; in a request it is ISOLATION_SHARED."""
+        ISOLATION_SHARED: Tenant._Isolation.ValueType  # 1
+        """One base model for all."""
+        ISOLATION_SHARED_TUNED: Tenant._Isolation.ValueType  # 2
+        """The base model with the tenant's own LoRA adapter, named by `adapter`."""
+        ISOLATION_DEDICATED: Tenant._Isolation.ValueType  # 3
+        """A model process of its own; without one that is ready its calls fail with MODEL_NOT_PROVISIONED."""
+
+    class Isolation(_Isolation, metaclass=_IsolationEnumTypeWrapper):
+        """Isolation says what of the model the tenant has for itself."""
+
+    ISOLATION_UNSPECIFIED: Tenant.Isolation.ValueType  # 0
+    """Not used; in a request it is ISOLATION_SHARED."""
+    ISOLATION_SHARED: Tenant.Isolation.ValueType  # 1
+    """One base model for all."""
+    ISOLATION_SHARED_TUNED: Tenant.Isolation.ValueType  # 2
+    """The base model with the tenant's own LoRA adapter, named by `adapter`."""
+    ISOLATION_DEDICATED: Tenant.Isolation.ValueType  # 3
+    """A model process of its own; without one that is ready its calls fail with MODEL_NOT_PROVISIONED."""
+
+    class _ContentStorage:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _ContentStorageEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Tenant._ContentStorage.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        CONTENT_STORAGE_UNSPECIFIED: Tenant._ContentStorage.ValueType  # 0
+        """Not used; in a request it is CONTENT_STORAGE_PUBLIC."""
+        CONTENT_STORAGE_PUBLIC: Tenant._ContentStorage.ValueType  # 1
+        """In the public site's database, encrypted under a key of the tenant."""
+        CONTENT_STORAGE_NONE: Tenant._ContentStorage.ValueType  # 2
+        """Nowhere: conversations are refused with CONTENT_STORAGE_OFF, and only calls that keep nothing work."""
+        CONTENT_STORAGE_PRIVATE: Tenant._ContentStorage.ValueType  # 3
+        """In the private site's database, encrypted under a key of the tenant."""
+
+    class ContentStorage(_ContentStorage, metaclass=_ContentStorageEnumTypeWrapper):
+        """ContentStorage says where the texts of conversations are kept."""
+
+    CONTENT_STORAGE_UNSPECIFIED: Tenant.ContentStorage.ValueType  # 0
+    """Not used; in a request it is CONTENT_STORAGE_PUBLIC."""
+    CONTENT_STORAGE_PUBLIC: Tenant.ContentStorage.ValueType  # 1
+    """In the public site's database, encrypted under a key of the tenant."""
+    CONTENT_STORAGE_NONE: Tenant.ContentStorage.ValueType  # 2
+    """Nowhere: conversations are refused with CONTENT_STORAGE_OFF, and only calls that keep nothing work."""
+    CONTENT_STORAGE_PRIVATE: Tenant.ContentStorage.ValueType  # 3
+    """In the private site's database, encrypted under a key of the tenant."""
 
     NAME_FIELD_NUMBER: _builtins.int
     DISPLAY_NAME_FIELD_NUMBER: _builtins.int
@@ -56,6 +115,18 @@ class Tenant(_message.Message):
     WEIGHT_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     CONTENT_CHECKS_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    ISOLATION_FIELD_NUMBER: _builtins.int
+    ADAPTER_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    RETENTION_FIELD_NUMBER: _builtins.int
+    TUNING_CONSENT_FIELD_NUMBER: _builtins.int
+    CONTENT_STORAGE_FIELD_NUMBER: _builtins.int
+    DELETE_TIME_FIELD_NUMBER: _builtins.int
+    PURGE_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`tenants/{tenant}`. The last part is 1 to 63 of a-z, 0-9 and '-', begins with a letter and does not end with '-'."""
     display_name: _builtins.str
@@ -63,7 +134,23 @@ class Tenant(_message.Message):
     state: Global___Tenant.State.ValueType
     """Whether its keys work. Output only."""
     weight: _builtins.int
-    """Its share of the model when others want it too, relative to theirs. 1 to 1,000; 0 in a request is 100."""
+    """Its share of the model when others want it too, relative to theirs. 1 to 1,000; 0 in a request is its plan's, or 100
+    without a plan. Responses tell the one in force.
+    """
+    etag: _builtins.str
+    """Changes with every change. In UpdateTenant: refuse with ETAG_MISMATCH if it is another by now; empty is no matter which."""
+    plan: _builtins.str
+    """`plans/{plan}`, whose weight and limits it has; empty is none, and no limits but its own."""
+    isolation: Global___Tenant.Isolation.ValueType
+    """What of the model it has for itself."""
+    adapter: _builtins.str
+    """Digest of its LoRA adapter, such as "sha256:9f86d0…"; only with ISOLATION_SHARED_TUNED, and required there."""
+    region: _builtins.str
+    """Region or site its data and its model belong to, a label of 1 to 63 of a-z, 0-9 and '-'; empty is no matter which."""
+    tuning_consent: _builtins.bool
+    """Whether the tenant agreed that its conversations are used to tune models. Off by default."""
+    content_storage: Global___Tenant.ContentStorage.ValueType
+    """Where the texts of conversations are kept."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was created. Output only."""
@@ -71,6 +158,26 @@ class Tenant(_message.Message):
     @_builtins.property
     def content_checks(self) -> Global___ContentChecks:
         """Checked on each request, in order."""
+
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was changed last. Output only."""
+
+    @_builtins.property
+    def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of the models it may use; empty is all. At most 64."""
+
+    @_builtins.property
+    def retention(self) -> _duration_pb2.Duration:
+        """How long a conversation is kept after its last change, 1 hour to 10 years. Absent: until it is deleted."""
+
+    @_builtins.property
+    def delete_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was deleted; absent unless it is. Output only."""
+
+    @_builtins.property
+    def purge_time(self) -> _timestamp_pb2.Timestamp:
+        """When what is held of it is erased; absent unless it was deleted. Output only."""
 
     def __init__(
         self,
@@ -81,10 +188,22 @@ class Tenant(_message.Message):
         weight: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         content_checks: Global___ContentChecks | None = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+        etag: _builtins.str = ...,
+        plan: _builtins.str = ...,
+        isolation: Global___Tenant.Isolation.ValueType = ...,
+        adapter: _builtins.str = ...,
+        models: _abc.Iterable[_builtins.str] | None = ...,
+        region: _builtins.str = ...,
+        retention: _duration_pb2.Duration | None = ...,
+        tuning_consent: _builtins.bool = ...,
+        content_storage: Global___Tenant.ContentStorage.ValueType = ...,
+        delete_time: _timestamp_pb2.Timestamp | None = ...,
+        purge_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["content_checks", b"content_checks", "create_time", b"create_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["content_checks", b"content_checks", "create_time", b"create_time", "delete_time", b"delete_time", "purge_time", b"purge_time", "retention", b"retention", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_checks", b"content_checks", "create_time", b"create_time", "display_name", b"display_name", "name", b"name", "state", b"state", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "content_checks", b"content_checks", "content_storage", b"content_storage", "create_time", b"create_time", "delete_time", b"delete_time", "display_name", b"display_name", "etag", b"etag", "isolation", b"isolation", "models", b"models", "name", b"name", "plan", b"plan", "purge_time", b"purge_time", "region", b"region", "retention", b"retention", "state", b"state", "tuning_consent", b"tuning_consent", "update_time", b"update_time", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -333,7 +452,9 @@ class UpdateTenantRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Among `display_name`, `weight`, `content_checks`; `*` is all of them. Empty: the fields that are set."""
+        """Among `display_name`, `weight`, `content_checks`, `plan`, `isolation`, `adapter`, `models`, `region`, `retention`,
+        `tuning_consent`, `content_storage`; `*` is all of them. Empty: the fields that are set.
+        """
 
     def __init__(
         self,
@@ -489,6 +610,9 @@ class GetContentChecksResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CONTENT_CHECKS_FIELD_NUMBER: _builtins.int
+    CONTENT_STORAGE_FIELD_NUMBER: _builtins.int
+    content_storage: Global___Tenant.ContentStorage.ValueType
+    """Where the texts of its conversations are kept."""
     @_builtins.property
     def content_checks(self) -> Global___ContentChecks:
         """The checks."""
@@ -497,11 +621,200 @@ class GetContentChecksResponse(_message.Message):
         self,
         *,
         content_checks: Global___ContentChecks | None = ...,
+        content_storage: Global___Tenant.ContentStorage.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["content_checks", b"content_checks"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_checks", b"content_checks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_checks", b"content_checks", "content_storage", b"content_storage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetContentChecksResponse: _TypeAlias = GetContentChecksResponse  # noqa: Y015
+
+@_typing.final
+class DeleteTenantRequest(_message.Message):
+    """DeleteTenantRequest names a tenant."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    GRACE_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`tenants/{tenant}`."""
+    etag: _builtins.str
+    """Refuse with ETAG_MISMATCH if the tenant's is another by now; empty is no matter which."""
+    @_builtins.property
+    def grace(self) -> _duration_pb2.Duration:
+        """How long it can be taken back, up to 90 days; zero erases as soon as can be. Absent: 30 days."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        grace: _duration_pb2.Duration | None = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["grace", b"grace"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "grace", b"grace", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteTenantRequest: _TypeAlias = DeleteTenantRequest  # noqa: Y015
+
+@_typing.final
+class DeleteTenantResponse(_message.Message):
+    """DeleteTenantResponse is the tenant as it is now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tenant(self) -> Global___Tenant:
+        """The tenant."""
+
+    def __init__(
+        self,
+        *,
+        tenant: Global___Tenant | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["tenant", b"tenant"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteTenantResponse: _TypeAlias = DeleteTenantResponse  # noqa: Y015
+
+@_typing.final
+class UndeleteTenantRequest(_message.Message):
+    """UndeleteTenantRequest names a tenant."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`tenants/{tenant}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UndeleteTenantRequest: _TypeAlias = UndeleteTenantRequest  # noqa: Y015
+
+@_typing.final
+class UndeleteTenantResponse(_message.Message):
+    """UndeleteTenantResponse is the tenant as it is now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tenant(self) -> Global___Tenant:
+        """The tenant."""
+
+    def __init__(
+        self,
+        *,
+        tenant: Global___Tenant | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["tenant", b"tenant"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UndeleteTenantResponse: _TypeAlias = UndeleteTenantResponse  # noqa: Y015
+
+@_typing.final
+class ListContentPoliciesRequest(_message.Message):
+    """ListContentPoliciesRequest asks for a page of policies."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """At most this many. 1 to 1,000; 0 is 100; above 1,000 is 1,000."""
+    page_token: _builtins.str
+    """The last page's `next_page_token`. Empty: the first page."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListContentPoliciesRequest: _TypeAlias = ListContentPoliciesRequest  # noqa: Y015
+
+@_typing.final
+class ListContentPoliciesResponse(_message.Message):
+    """ListContentPoliciesResponse is a page of policies."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTENT_POLICIES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Gets the next page. Empty: this is the last."""
+    @_builtins.property
+    def content_policies(self) -> _containers.RepeatedCompositeFieldContainer[Global___ContentPolicy]:
+        """The policies."""
+
+    def __init__(
+        self,
+        *,
+        content_policies: _abc.Iterable[Global___ContentPolicy] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_policies", b"content_policies", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListContentPoliciesResponse: _TypeAlias = ListContentPoliciesResponse  # noqa: Y015
+
+@_typing.final
+class ContentPolicy(_message.Message):
+    """ContentPolicy says where a tenant's conversations are kept and for how long."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    CONTENT_STORAGE_FIELD_NUMBER: _builtins.int
+    RETENTION_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """`tenants/{tenant}`."""
+    content_storage: Global___Tenant.ContentStorage.ValueType
+    """Where their texts are kept."""
+    @_builtins.property
+    def retention(self) -> _duration_pb2.Duration:
+        """How long one is kept after its last change. Absent: until it is deleted."""
+
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        content_storage: Global___Tenant.ContentStorage.ValueType = ...,
+        retention: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retention", b"retention"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_storage", b"content_storage", "retention", b"retention", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContentPolicy: _TypeAlias = ContentPolicy  # noqa: Y015

@@ -69,6 +69,21 @@ class TenantServiceStub:
                 request_serializer=redoma_dot_tenant_dot_v1_dot_tenant__pb2.EnableTenantRequest.SerializeToString,
                 response_deserializer=redoma_dot_tenant_dot_v1_dot_tenant__pb2.EnableTenantResponse.FromString,
                 _registered_method=True)
+        self.DeleteTenant = channel.unary_unary(
+                '/redoma.tenant.v1.TenantService/DeleteTenant',
+                request_serializer=redoma_dot_tenant_dot_v1_dot_tenant__pb2.DeleteTenantRequest.SerializeToString,
+                response_deserializer=redoma_dot_tenant_dot_v1_dot_tenant__pb2.DeleteTenantResponse.FromString,
+                _registered_method=True)
+        self.UndeleteTenant = channel.unary_unary(
+                '/redoma.tenant.v1.TenantService/UndeleteTenant',
+                request_serializer=redoma_dot_tenant_dot_v1_dot_tenant__pb2.UndeleteTenantRequest.SerializeToString,
+                response_deserializer=redoma_dot_tenant_dot_v1_dot_tenant__pb2.UndeleteTenantResponse.FromString,
+                _registered_method=True)
+        self.ListContentPolicies = channel.unary_unary(
+                '/redoma.tenant.v1.TenantService/ListContentPolicies',
+                request_serializer=redoma_dot_tenant_dot_v1_dot_tenant__pb2.ListContentPoliciesRequest.SerializeToString,
+                response_deserializer=redoma_dot_tenant_dot_v1_dot_tenant__pb2.ListContentPoliciesResponse.FromString,
+                _registered_method=True)
         self.GetContentChecks = channel.unary_unary(
                 '/redoma.tenant.v1.TenantService/GetContentChecks',
                 request_serializer=redoma_dot_tenant_dot_v1_dot_tenant__pb2.GetContentChecksRequest.SerializeToString,
@@ -106,7 +121,8 @@ class TenantServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateTenant(self, request, context):
-        """Changes the fields that the mask names.
+        """Changes the fields that the mask names. Errors: ABORTED (ETAG_MISMATCH), FAILED_PRECONDITION (STATE_CONFLICT) for a
+        tenant that is being deleted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -121,6 +137,29 @@ class TenantServiceServicer:
 
     def EnableTenant(self, request, context):
         """Enables a disabled tenant. Enabling an active tenant does nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteTenant(self, request, context):
+        """Deletes a tenant softly: all its keys are refused at once, and at `purge_time` all that is held of it is erased. Deleting a
+        tenant that is being deleted does nothing. Errors: ABORTED (ETAG_MISMATCH).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UndeleteTenant(self, request, context):
+        """Takes a deletion back before its `purge_time`; the tenant is active again. Errors: FAILED_PRECONDITION (STATE_CONFLICT).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListContentPolicies(self, request, context):
+        """Lists where each tenant's conversations are kept and for how long, in the order of their ids. For the chat service's
+        certificate only; needs no identity.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -166,6 +205,21 @@ def add_TenantServiceServicer_to_server(servicer, server):
                     servicer.EnableTenant,
                     request_deserializer=redoma_dot_tenant_dot_v1_dot_tenant__pb2.EnableTenantRequest.FromString,
                     response_serializer=redoma_dot_tenant_dot_v1_dot_tenant__pb2.EnableTenantResponse.SerializeToString,
+            ),
+            'DeleteTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteTenant,
+                    request_deserializer=redoma_dot_tenant_dot_v1_dot_tenant__pb2.DeleteTenantRequest.FromString,
+                    response_serializer=redoma_dot_tenant_dot_v1_dot_tenant__pb2.DeleteTenantResponse.SerializeToString,
+            ),
+            'UndeleteTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.UndeleteTenant,
+                    request_deserializer=redoma_dot_tenant_dot_v1_dot_tenant__pb2.UndeleteTenantRequest.FromString,
+                    response_serializer=redoma_dot_tenant_dot_v1_dot_tenant__pb2.UndeleteTenantResponse.SerializeToString,
+            ),
+            'ListContentPolicies': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListContentPolicies,
+                    request_deserializer=redoma_dot_tenant_dot_v1_dot_tenant__pb2.ListContentPoliciesRequest.FromString,
+                    response_serializer=redoma_dot_tenant_dot_v1_dot_tenant__pb2.ListContentPoliciesResponse.SerializeToString,
             ),
             'GetContentChecks': grpc.unary_unary_rpc_method_handler(
                     servicer.GetContentChecks,
@@ -340,6 +394,87 @@ class TenantService:
             '/redoma.tenant.v1.TenantService/EnableTenant',
             redoma_dot_tenant_dot_v1_dot_tenant__pb2.EnableTenantRequest.SerializeToString,
             redoma_dot_tenant_dot_v1_dot_tenant__pb2.EnableTenantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/redoma.tenant.v1.TenantService/DeleteTenant',
+            redoma_dot_tenant_dot_v1_dot_tenant__pb2.DeleteTenantRequest.SerializeToString,
+            redoma_dot_tenant_dot_v1_dot_tenant__pb2.DeleteTenantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UndeleteTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/redoma.tenant.v1.TenantService/UndeleteTenant',
+            redoma_dot_tenant_dot_v1_dot_tenant__pb2.UndeleteTenantRequest.SerializeToString,
+            redoma_dot_tenant_dot_v1_dot_tenant__pb2.UndeleteTenantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListContentPolicies(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/redoma.tenant.v1.TenantService/ListContentPolicies',
+            redoma_dot_tenant_dot_v1_dot_tenant__pb2.ListContentPoliciesRequest.SerializeToString,
+            redoma_dot_tenant_dot_v1_dot_tenant__pb2.ListContentPoliciesResponse.FromString,
             options,
             channel_credentials,
             insecure,

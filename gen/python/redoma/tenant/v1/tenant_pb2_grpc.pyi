@@ -45,11 +45,23 @@ class TenantServiceStub:
     ListTenants: _grpc.UnaryUnaryMultiCallable[_tenant_pb2.ListTenantsRequest, _tenant_pb2.ListTenantsResponse]
     """Lists tenants in the order of their ids."""
     UpdateTenant: _grpc.UnaryUnaryMultiCallable[_tenant_pb2.UpdateTenantRequest, _tenant_pb2.UpdateTenantResponse]
-    """Changes the fields that the mask names."""
+    """Changes the fields that the mask names. Errors: ABORTED (ETAG_MISMATCH), FAILED_PRECONDITION (STATE_CONFLICT) for a
+    tenant that is being deleted.
+    """
     DisableTenant: _grpc.UnaryUnaryMultiCallable[_tenant_pb2.DisableTenantRequest, _tenant_pb2.DisableTenantResponse]
     """Disables a tenant: all its keys are refused until it is enabled. Disabling a disabled tenant does nothing."""
     EnableTenant: _grpc.UnaryUnaryMultiCallable[_tenant_pb2.EnableTenantRequest, _tenant_pb2.EnableTenantResponse]
     """Enables a disabled tenant. Enabling an active tenant does nothing."""
+    DeleteTenant: _grpc.UnaryUnaryMultiCallable[_tenant_pb2.DeleteTenantRequest, _tenant_pb2.DeleteTenantResponse]
+    """Deletes a tenant softly: all its keys are refused at once, and at `purge_time` all that is held of it is erased. Deleting a
+    tenant that is being deleted does nothing. Errors: ABORTED (ETAG_MISMATCH).
+    """
+    UndeleteTenant: _grpc.UnaryUnaryMultiCallable[_tenant_pb2.UndeleteTenantRequest, _tenant_pb2.UndeleteTenantResponse]
+    """Takes a deletion back before its `purge_time`; the tenant is active again. Errors: FAILED_PRECONDITION (STATE_CONFLICT)."""
+    ListContentPolicies: _grpc.UnaryUnaryMultiCallable[_tenant_pb2.ListContentPoliciesRequest, _tenant_pb2.ListContentPoliciesResponse]
+    """Lists where each tenant's conversations are kept and for how long, in the order of their ids. For the chat service's
+    certificate only; needs no identity.
+    """
     GetContentChecks: _grpc.UnaryUnaryMultiCallable[_tenant_pb2.GetContentChecksRequest, _tenant_pb2.GetContentChecksResponse]
     """Gets what to check of the caller's tenant's prompts and answers. For the chat service's certificate only, which sends
     the signed identity of the call it works on; needs no scope.
@@ -72,11 +84,23 @@ class TenantServiceAsyncStub(TenantServiceStub):
     ListTenants: _aio.UnaryUnaryMultiCallable[_tenant_pb2.ListTenantsRequest, _tenant_pb2.ListTenantsResponse]  # type: ignore[assignment]
     """Lists tenants in the order of their ids."""
     UpdateTenant: _aio.UnaryUnaryMultiCallable[_tenant_pb2.UpdateTenantRequest, _tenant_pb2.UpdateTenantResponse]  # type: ignore[assignment]
-    """Changes the fields that the mask names."""
+    """Changes the fields that the mask names. Errors: ABORTED (ETAG_MISMATCH), FAILED_PRECONDITION (STATE_CONFLICT) for a
+    tenant that is being deleted.
+    """
     DisableTenant: _aio.UnaryUnaryMultiCallable[_tenant_pb2.DisableTenantRequest, _tenant_pb2.DisableTenantResponse]  # type: ignore[assignment]
     """Disables a tenant: all its keys are refused until it is enabled. Disabling a disabled tenant does nothing."""
     EnableTenant: _aio.UnaryUnaryMultiCallable[_tenant_pb2.EnableTenantRequest, _tenant_pb2.EnableTenantResponse]  # type: ignore[assignment]
     """Enables a disabled tenant. Enabling an active tenant does nothing."""
+    DeleteTenant: _aio.UnaryUnaryMultiCallable[_tenant_pb2.DeleteTenantRequest, _tenant_pb2.DeleteTenantResponse]  # type: ignore[assignment]
+    """Deletes a tenant softly: all its keys are refused at once, and at `purge_time` all that is held of it is erased. Deleting a
+    tenant that is being deleted does nothing. Errors: ABORTED (ETAG_MISMATCH).
+    """
+    UndeleteTenant: _aio.UnaryUnaryMultiCallable[_tenant_pb2.UndeleteTenantRequest, _tenant_pb2.UndeleteTenantResponse]  # type: ignore[assignment]
+    """Takes a deletion back before its `purge_time`; the tenant is active again. Errors: FAILED_PRECONDITION (STATE_CONFLICT)."""
+    ListContentPolicies: _aio.UnaryUnaryMultiCallable[_tenant_pb2.ListContentPoliciesRequest, _tenant_pb2.ListContentPoliciesResponse]  # type: ignore[assignment]
+    """Lists where each tenant's conversations are kept and for how long, in the order of their ids. For the chat service's
+    certificate only; needs no identity.
+    """
     GetContentChecks: _aio.UnaryUnaryMultiCallable[_tenant_pb2.GetContentChecksRequest, _tenant_pb2.GetContentChecksResponse]  # type: ignore[assignment]
     """Gets what to check of the caller's tenant's prompts and answers. For the chat service's certificate only, which sends
     the signed identity of the call it works on; needs no scope.
@@ -120,7 +144,9 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tenant_pb2.UpdateTenantRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tenant_pb2.UpdateTenantResponse, _abc.Awaitable[_tenant_pb2.UpdateTenantResponse]]:
-        """Changes the fields that the mask names."""
+        """Changes the fields that the mask names. Errors: ABORTED (ETAG_MISMATCH), FAILED_PRECONDITION (STATE_CONFLICT) for a
+        tenant that is being deleted.
+        """
 
     @_abc_1.abstractmethod
     def DisableTenant(
@@ -137,6 +163,34 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_tenant_pb2.EnableTenantResponse, _abc.Awaitable[_tenant_pb2.EnableTenantResponse]]:
         """Enables a disabled tenant. Enabling an active tenant does nothing."""
+
+    @_abc_1.abstractmethod
+    def DeleteTenant(
+        self,
+        request: _tenant_pb2.DeleteTenantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tenant_pb2.DeleteTenantResponse, _abc.Awaitable[_tenant_pb2.DeleteTenantResponse]]:
+        """Deletes a tenant softly: all its keys are refused at once, and at `purge_time` all that is held of it is erased. Deleting a
+        tenant that is being deleted does nothing. Errors: ABORTED (ETAG_MISMATCH).
+        """
+
+    @_abc_1.abstractmethod
+    def UndeleteTenant(
+        self,
+        request: _tenant_pb2.UndeleteTenantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tenant_pb2.UndeleteTenantResponse, _abc.Awaitable[_tenant_pb2.UndeleteTenantResponse]]:
+        """Takes a deletion back before its `purge_time`; the tenant is active again. Errors: FAILED_PRECONDITION (STATE_CONFLICT)."""
+
+    @_abc_1.abstractmethod
+    def ListContentPolicies(
+        self,
+        request: _tenant_pb2.ListContentPoliciesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tenant_pb2.ListContentPoliciesResponse, _abc.Awaitable[_tenant_pb2.ListContentPoliciesResponse]]:
+        """Lists where each tenant's conversations are kept and for how long, in the order of their ids. For the chat service's
+        certificate only; needs no identity.
+        """
 
     @_abc_1.abstractmethod
     def GetContentChecks(
