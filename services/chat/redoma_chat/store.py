@@ -25,7 +25,7 @@ from redoma_chat.rows import (
     message_of,
 )
 from redoma_chat.tables import CONVERSATIONS, MESSAGES
-from redoma_kit.database import Database
+from redoma_kit.database import PLATFORM, Database, Scope
 from redoma_kit.errors import ResourceNotFound
 
 C = CONVERSATIONS.c
@@ -51,17 +51,17 @@ class SqlStore:
         """Saves a conversation, or gives the one that the same request id made before."""
         columns = {**conversation_columns(owner, conversation), "request_id": request_id or None}
         try:
-            async with self._database.transaction() as session:
+            async with self._database.transaction(Scope.of(owner.tenant)) as session:
                 await session.execute(insert(CONVERSATIONS).values(columns))
         except IntegrityError:
-            async with self._database.transaction() as session:
+            async with self._database.transaction(Scope.of(owner.tenant)) as session:
                 query = select(CONVERSATIONS).where(_owned(C, owner), C.request_id == request_id)
                 return conversation_of(cast(Any, (await session.execute(query)).mappings().one()))
         return conversation
 
     async def get_conversation(self, owner: Owner, conversation_id: str) -> Conversation | None:
         """Gets a conversation."""
-        async with self._database.transaction() as session:
+        async with self._database.transaction(Scope.of(owner.tenant)) as session:
             query = select(CONVERSATIONS).where(_owned(C, owner), C.id == conversation_id)
             row = (await session.execute(query)).mappings().one_or_none()
         return None if row is None else conversation_of(cast(Any, row))
@@ -77,7 +77,7 @@ class SqlStore:
                 or_(C.update_time_us < changed_us, and_(C.update_time_us == changed_us, C.id < last_id))
             )
         query = query.order_by(C.update_time_us.desc(), C.id.desc()).limit(limit)
-        async with self._database.transaction() as session:
+        async with self._database.transaction(Scope.of(owner.tenant)) as session:
             return [conversation_of(cast(Any, row)) for row in (await session.execute(query)).mappings()]
 
     async def update_conversation(self, owner: Owner, changed: Conversation, fields: frozenset[str]) -> bool:
@@ -85,19 +85,19 @@ class SqlStore:
         columns = conversation_columns(owner, changed)
         names = {column for field in fields for column in UPDATABLE[field]} | {"update_time_us"}
         values = {name: columns[name] for name in names}
-        async with self._database.transaction() as session:
+        async with self._database.transaction(Scope.of(owner.tenant)) as session:
             return await _change(
                 session, update(CONVERSATIONS).where(_owned(C, owner), C.id == changed.id).values(values)
             )
 
     async def delete_conversation(self, owner: Owner, conversation_id: str) -> bool:
         """Deletes a conversation with its messages; says whether it existed."""
-        async with self._database.transaction() as session:
+        async with self._database.transaction(Scope.of(owner.tenant)) as session:
             return await _change(session, delete(CONVERSATIONS).where(_owned(C, owner), C.id == conversation_id))
 
     async def get_message(self, owner: Owner, conversation_id: str, message_id: str) -> Message | None:
         """Gets a message."""
-        async with self._database.transaction() as session:
+        async with self._database.transaction(Scope.of(owner.tenant)) as session:
             query = select(MESSAGES).where(_owned(M, owner), M.conversation_id == conversation_id, M.id == message_id)
             row = (await session.execute(query)).mappings().one_or_none()
         return None if row is None else message_of(cast(Any, row))
@@ -110,7 +110,7 @@ class SqlStore:
             .order_by(M.id)
             .limit(limit)
         )
-        async with self._database.transaction() as session:
+        async with self._database.transaction(Scope.of(owner.tenant)) as session:
             return [message_of(cast(Any, row)) for row in (await session.execute(query)).mappings()]
 
     async def branch(self, owner: Owner, conversation_id: str, tip: str) -> list[BranchEntry]:
@@ -122,14 +122,14 @@ class SqlStore:
             select(*columns, path.c.depth + 1).join_from(MESSAGES, path, M.id == path.c.parent_id).where(mine)
         )
         query = select(path.c.id, path.c.role, path.c.characters).order_by(path.c.depth.desc())
-        async with self._database.transaction() as session:
+        async with self._database.transaction(Scope.of(owner.tenant)) as session:
             rows = (await session.execute(query)).all()
         return [BranchEntry(row.id, Role(row.role), row.characters) for row in rows]
 
     async def contents(self, owner: Owner, message_ids: Sequence[str]) -> dict[str, str]:
         """Gives the texts of messages, by id."""
         found: dict[str, str] = {}
-        async with self._database.transaction() as session:
+        async with self._database.transaction(Scope.of(owner.tenant)) as session:
             for first in range(0, len(message_ids), CONTENTS_A_QUERY):
                 some = message_ids[first : first + CONTENTS_A_QUERY]
                 rows = await session.execute(select(M.id, M.content).where(_owned(M, owner), M.id.in_(some)))
@@ -145,7 +145,7 @@ class SqlStore:
         conversation_id = answer.conversation_id
         values = {"latest_message_id": answer.id, "update_time_us": answer.update_time_us}
         mine = and_(_owned(C, owner), C.id == conversation_id)
-        async with self._database.transaction() as session:
+        async with self._database.transaction(Scope.of(owner.tenant)) as session:
             if not await _change(session, update(CONVERSATIONS).where(mine).values(values)):
                 raise ResourceNotFound(owner.conversation_name(conversation_id))
             if title:
@@ -159,7 +159,7 @@ class SqlStore:
         """Deletes a STREAMING answer that never started, if it was saved."""
         latest = and_(_owned(C, owner), C.id == answer.conversation_id, C.latest_message_id == answer.id)
         streaming = and_(_owned(M, owner), M.id == answer.id, M.state == MessageState.STREAMING.value)
-        async with self._database.transaction() as session:
+        async with self._database.transaction(Scope.of(owner.tenant)) as session:
             await session.execute(delete(MESSAGES).where(streaming))
             await session.execute(update(CONVERSATIONS).where(latest).values(latest_message_id=answer.parent_id))
 
@@ -167,14 +167,14 @@ class SqlStore:
         """Makes a PARTIAL answer STREAMING; says whether it was PARTIAL."""
         partial = and_(_owned(M, owner), M.id == answer.id, M.state == MessageState.PARTIAL.value)
         values = {"state": MessageState.STREAMING.value, "finish_reason": None, "update_time_us": answer.update_time_us}
-        async with self._database.transaction() as session:
+        async with self._database.transaction(Scope.of(owner.tenant)) as session:
             return await _change(session, update(MESSAGES).where(partial).values(values))
 
     async def save_answer(self, owner: Owner, answer: Message) -> bool:
         """Saves what changes while an answer streams; says whether the message exists."""
         mine = and_(_owned(M, owner), M.id == answer.id)
         conversation = and_(_owned(C, owner), C.id == answer.conversation_id)
-        async with self._database.transaction() as session:
+        async with self._database.transaction(Scope.of(owner.tenant)) as session:
             is_there = await _change(session, update(MESSAGES).where(mine).values(answer_columns(answer)))
             if is_there and answer.state is not MessageState.STREAMING:
                 newest = {"update_time_us": answer.update_time_us, "latest_message_id": answer.id}
@@ -183,7 +183,7 @@ class SqlStore:
 
     async def checkpoint_answers(self, answers: Sequence[tuple[Owner, Message]]) -> None:
         """Saves what has come of answers so far, of those that are STREAMING still. Searches find it when they end."""
-        async with self._database.transaction() as session:
+        async with self._database.transaction(PLATFORM) as session:
             for owner, answer in answers:
                 streaming = and_(_owned(M, owner), M.id == answer.id, M.state == MessageState.STREAMING.value)
                 await session.execute(update(MESSAGES).where(streaming).values(checkpoint_columns(answer)))
@@ -195,7 +195,7 @@ class SqlStore:
             "finish_reason": FinishReason.INTERRUPTED.value,
             "update_time_us": now_us,
         }
-        async with self._database.transaction() as session:
+        async with self._database.transaction(PLATFORM) as session:
             streaming = select(M.id, M.content).where(M.state == MessageState.STREAMING.value)
             left = (await session.execute(streaming)).all()
             for row in left:
@@ -205,7 +205,7 @@ class SqlStore:
 
     async def ping(self) -> None:
         """Raises StorageUnavailable if the database does not answer."""
-        async with self._database.transaction() as session:
+        async with self._database.transaction(PLATFORM) as session:
             await session.execute(select(literal(1)))
 
 

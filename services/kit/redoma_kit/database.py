@@ -1,7 +1,13 @@
-"""A service's database: one asynchronous engine, transactions, and its schema brought up to date by Alembic."""
+"""A service's database: one asynchronous engine, transactions, and its schema brought up to date by Alembic.
+
+Every transaction says on whose behalf it runs. PostgreSQL holds it to that by row-level security: a statement that
+forgets the tenant sees no other's rows. SQLite has no such thing, so every statement names the tenant as well.
+"""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +27,40 @@ POOLED: Mapping[str, Any] = {"pool_pre_ping": True}
 # SQLite writes one transaction at a time. Those that wait in the pool's queue get their turn in order; those that wait
 # for the file's lock sleep and try again, until the unlucky give up. A file does not hang up, so nothing is pinged.
 ONE_AT_A_TIME: Mapping[str, Any] = {"pool_size": 1, "max_overflow": 0}
+
+
+class Role(Enum):
+    """What a transaction may see. On PostgreSQL it is a role of the database, named after the service's schema."""
+
+    # The rows of one tenant.
+    APP = "app"
+    # What it takes to look a credential up.
+    AUTH = "auth"
+    # All tenants' rows, for operators and for what a service does by itself.
+    PLATFORM = "platform"
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """On whose behalf a transaction runs. `tenant` is the id of the one tenant of Role.APP, and empty otherwise."""
+
+    role: Role
+    tenant: str = ""
+
+    @classmethod
+    def of(cls, tenant: str) -> "Scope":
+        """Gives the scope of one tenant.
+
+        Raises:
+            ValueError: No tenant is named, which is a defect: PostgreSQL would silently show no row.
+        """
+        if not tenant:
+            raise ValueError("a transaction of a tenant names the tenant")
+        return cls(Role.APP, tenant)
+
+
+AUTH = Scope(Role.AUTH)
+PLATFORM = Scope(Role.PLATFORM)
 
 
 class SchemaNotReady(Exception):
@@ -52,8 +92,8 @@ class Database:
         return self._engine
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[AsyncSession]:
-        """Opens a session in a transaction that commits at the end, or rolls back when the body raises.
+    async def transaction(self, scope: Scope) -> AsyncIterator[AsyncSession]:
+        """Opens a session in a transaction of `scope` that commits at the end, or rolls back when the body raises.
 
         Raises:
             StorageUnavailable: The database does not answer.

@@ -10,19 +10,19 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 from structlog.testing import capture_logs
 
-from redoma_kit.database import Database
+from redoma_kit.database import PLATFORM, Database
 from redoma_kit.errors import StorageUnavailable
 
 
 async def test_failed_body_rolls_back(tmp_path: Path) -> None:
     database = Database(f"sqlite+aiosqlite:///{tmp_path}/a.db", structlog.get_logger())
-    async with database.transaction() as session:
+    async with database.transaction(PLATFORM) as session:
         await session.execute(text("create table t (x integer)"))
     with pytest.raises(ValueError, match="stop"):
-        async with database.transaction() as session:
+        async with database.transaction(PLATFORM) as session:
             await session.execute(text("insert into t values (1)"))
             raise ValueError("stop")
-    async with database.transaction() as session:
+    async with database.transaction(PLATFORM) as session:
         assert (await session.execute(text("select count(*) from t"))).scalar_one() == 0
     await database.close()
 
@@ -31,12 +31,12 @@ async def test_locked_database_says_nothing_of_the_driver(tmp_path: Path, monkey
     monkeypatch.setattr("redoma_kit.database.BUSY_TIMEOUT_MS", 1)
     file = tmp_path / "a.db"
     database = Database(f"sqlite+aiosqlite:///{file}", structlog.get_logger())
-    async with database.transaction() as session:
+    async with database.transaction(PLATFORM) as session:
         await session.execute(text("create table t (x text)"))
     holder = sqlite3.connect(file, isolation_level=None)
     holder.execute("begin exclusive")
     with capture_logs() as logs, pytest.raises(StorageUnavailable) as caught:
-        async with database.transaction() as session:
+        async with database.transaction(PLATFORM) as session:
             await session.execute(text("insert into t values (:x)"), {"x": "what the person said"})
     holder.close()
     await database.close()
@@ -48,7 +48,7 @@ async def test_locked_database_says_nothing_of_the_driver(tmp_path: Path, monkey
 async def test_missing_folder_is_unavailable_not_a_crash(tmp_path: Path) -> None:
     database = Database(f"sqlite+aiosqlite:///{tmp_path}/absent/a.db", structlog.get_logger())
     with pytest.raises(StorageUnavailable):
-        async with database.transaction() as session:
+        async with database.transaction(PLATFORM) as session:
             await session.execute(text("select 1"))
     await database.close()
 
@@ -57,17 +57,17 @@ async def test_damaged_file_is_unavailable_not_a_defect(tmp_path: Path) -> None:
     (tmp_path / "a.db").write_bytes(b"not a database" * 1_000)
     database = Database(f"sqlite+aiosqlite:///{tmp_path}/a.db", structlog.get_logger())
     with pytest.raises(StorageUnavailable):
-        async with database.transaction() as session:
+        async with database.transaction(PLATFORM) as session:
             await session.execute(text("select 1"))
     await database.close()
 
 
 async def test_broken_constraint_reaches_the_store(tmp_path: Path) -> None:
     database = Database(f"sqlite+aiosqlite:///{tmp_path}/a.db", structlog.get_logger())
-    async with database.transaction() as session:
+    async with database.transaction(PLATFORM) as session:
         await session.execute(text("create table t (x integer unique)"))
     with pytest.raises(IntegrityError):
-        async with database.transaction() as session:
+        async with database.transaction(PLATFORM) as session:
             await session.execute(text("insert into t values (1), (1)"))
     await database.close()
 
@@ -75,7 +75,7 @@ async def test_broken_constraint_reaches_the_store(tmp_path: Path) -> None:
 async def test_removed_file_is_unavailable_until_it_is_back_and_nothing_goes_into_the_void(tmp_path: Path) -> None:
     file, away = tmp_path / "a.db", tmp_path / "away.db"
     database = Database(f"sqlite+aiosqlite:///{file}", structlog.get_logger())
-    async with database.transaction() as session:
+    async with database.transaction(PLATFORM) as session:
         await session.execute(text("create table t (x integer)"))
     with sqlite3.connect(file) as checkpointed:
         checkpointed.execute("pragma wal_checkpoint(truncate)")
@@ -83,11 +83,11 @@ async def test_removed_file_is_unavailable_until_it_is_back_and_nothing_goes_int
     file.rename(away)
     for _ in range(2):
         with pytest.raises(StorageUnavailable):
-            async with database.transaction() as session:
+            async with database.transaction(PLATFORM) as session:
                 await session.execute(text("insert into t values (1)"))
     assert not file.exists()
     away.rename(file)
-    async with database.transaction() as session:
+    async with database.transaction(PLATFORM) as session:
         await session.execute(text("insert into t values (2)"))
     await database.close()
     with sqlite3.connect(file) as reader:
@@ -103,10 +103,10 @@ async def test_replaced_file_is_the_one_that_is_used(tmp_path: Path) -> None:
             writer.execute(f"insert into t values ({number})")
         writer.close()
     database = Database(f"sqlite+aiosqlite:///{file}", structlog.get_logger())
-    async with database.transaction() as session:
+    async with database.transaction(PLATFORM) as session:
         assert (await session.execute(text("select x from t"))).scalar_one() == 1
     backup.rename(file)
-    async with database.transaction() as session:
+    async with database.transaction(PLATFORM) as session:
         assert (await session.execute(text("select x from t"))).scalar_one() == 2
     await database.close()
 
@@ -115,14 +115,14 @@ async def test_many_writers_take_turns(tmp_path: Path, monkeypatch: pytest.Monke
     """None may give up because others hold the file's lock."""
     monkeypatch.setattr("redoma_kit.database.BUSY_TIMEOUT_MS", 0)
     database = Database(f"sqlite+aiosqlite:///{tmp_path}/a.db", structlog.get_logger())
-    async with database.transaction() as session:
+    async with database.transaction(PLATFORM) as session:
         await session.execute(text("create table t (x integer)"))
 
     async def write(value: int) -> None:
-        async with database.transaction() as session:
+        async with database.transaction(PLATFORM) as session:
             await session.execute(text("insert into t values (:x)"), {"x": value})
 
     await asyncio.gather(*map(write, range(64)))
-    async with database.transaction() as session:
+    async with database.transaction(PLATFORM) as session:
         assert (await session.execute(text("select count(*) from t"))).scalar_one() == 64
     await database.close()

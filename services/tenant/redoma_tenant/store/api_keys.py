@@ -7,7 +7,7 @@ from sqlalchemy import RowMapping, bindparam, insert, literal, or_, select, tupl
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from redoma_kit.database import Database
+from redoma_kit.database import AUTH, PLATFORM, Database, Scope
 from redoma_kit.errors import ResourceNotFound
 from redoma_tenant.api_keys import ApiKey, ApiKeyPosition, PrefixTaken
 from redoma_tenant.authenticator import StoredCredential
@@ -42,7 +42,7 @@ class SqlApiKeyStore:
             "create_time": api_key.create_time,
         }
         try:
-            async with self._database.transaction() as session:
+            async with self._database.transaction(Scope.of(api_key.tenant)) as session:
                 await _check_tenant(session, api_key.tenant)
                 await session.execute(insert(API_KEYS).values(values))
         except IntegrityError:
@@ -64,7 +64,7 @@ class SqlApiKeyStore:
         if after is not None:
             position = tuple_(literal(after.create_time, UtcDateTime), literal(after.id))
             query = query.where(tuple_(columns.create_time, columns.id) < position)
-        async with self._database.transaction() as session:
+        async with self._database.transaction(Scope.of(tenant)) as session:
             await _check_tenant(session, tenant)
             return [_api_key(row) for row in (await session.execute(query)).mappings()]
 
@@ -72,7 +72,7 @@ class SqlApiKeyStore:
         """Revokes a key unless it is revoked, and gives it as it is then; None if there is none."""
         columns = API_KEYS.c
         it = (columns.id == api_key, columns.tenant_id == tenant)
-        async with self._database.transaction() as session:
+        async with self._database.transaction(Scope.of(tenant)) as session:
             await session.execute(update(API_KEYS).where(*it, columns.revoke_time.is_(None)).values(revoke_time=now))
             row = (await session.execute(select(API_KEYS).where(*it))).mappings().one_or_none()
         return None if row is None else _api_key(row)
@@ -84,7 +84,7 @@ class SqlApiKeyStore:
             .join(TENANTS, TENANTS.c.id == API_KEYS.c.tenant_id)
             .where(API_KEYS.c.prefix == prefix)
         )
-        async with self._database.transaction() as session:
+        async with self._database.transaction(AUTH) as session:
             row = (await session.execute(query)).mappings().one_or_none()
         if row is None:
             return None
@@ -99,7 +99,7 @@ class SqlApiKeyStore:
             .where(columns.id == bindparam("key"), or_(columns.last_use_time.is_(None), columns.last_use_time < at))
             .values(last_use_time=at)
         )
-        async with self._database.transaction() as session:
+        async with self._database.transaction(PLATFORM) as session:
             connection = await session.connection()
             await connection.execute(statement, [{"key": key, "at": time} for key, time in last_uses.items()])
 

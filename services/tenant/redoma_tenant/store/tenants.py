@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import RowMapping, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from redoma_kit.database import Database
+from redoma_kit.database import PLATFORM, Database, Scope
 from redoma_kit.errors import ResourceExists
 from redoma_tenant.names import tenant_name
 from redoma_tenant.store.schema import TENANTS
@@ -43,14 +43,14 @@ class SqlTenantStore:
             "create_time": tenant.create_time,
         }
         try:
-            async with self._database.transaction() as session:
+            async with self._database.transaction(PLATFORM) as session:
                 await session.execute(insert(TENANTS).values(values))
         except IntegrityError:
             raise ResourceExists(tenant_name(tenant.id)) from None
 
     async def find_tenant(self, tenant: str) -> Tenant | None:
         """Gives a tenant by id."""
-        async with self._database.transaction() as session:
+        async with self._database.transaction(Scope.of(tenant)) as session:
             row = (await session.execute(select(TENANTS).where(TENANTS.c.id == tenant))).mappings().one_or_none()
         return None if row is None else _tenant(row)
 
@@ -59,7 +59,7 @@ class SqlTenantStore:
         query = select(TENANTS).order_by(TENANTS.c.id).limit(limit)
         if after is not None:
             query = query.where(TENANTS.c.id > after)
-        async with self._database.transaction() as session:
+        async with self._database.transaction(PLATFORM) as session:
             return [_tenant(row) for row in (await session.execute(query)).mappings()]
 
     async def change_tenant(self, tenant: str, changes: TenantChanges, state: TenantState | None) -> Tenant | None:
@@ -71,7 +71,7 @@ class SqlTenantStore:
             "state": None if state is None else state.value,
         }
         values = {name: value for name, value in values.items() if value is not None}
-        async with self._database.transaction() as session:
+        async with self._database.transaction(Scope.of(tenant)) as session:
             if values:
                 await session.execute(update(TENANTS).where(TENANTS.c.id == tenant).values(values))
             row = (await session.execute(select(TENANTS).where(TENANTS.c.id == tenant))).mappings().one_or_none()
