@@ -9,12 +9,17 @@ from google.rpc import error_details_pb2
 
 from redoma.chat.v1 import conversation_pb2, message_pb2, openai_pb2
 from redoma.model.v1 import engine_pb2
-from redoma.tenant.v1 import api_key_pb2, tenant_pb2
+from redoma.tenant.v1 import api_key_pb2, audit_pb2, privacy_pb2, quota_pb2, tenant_pb2, usage_pb2, user_pb2
 from redoma_kit.rest import RestPath, method_path, rest_paths
 
 CHAT, TENANT, MODEL = "chat", "tenant", "model"
 # Between services only.
-NEVER_ROUTED = frozenset({"/redoma.tenant.v1.TenantService/GetContentChecks"})
+NEVER_ROUTED = frozenset(
+    {
+        "/redoma.tenant.v1.TenantService/GetContentChecks",
+        "/redoma.tenant.v1.TenantService/ListContentPolicies",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +44,12 @@ def routed_services() -> tuple[tuple[ServiceDescriptor, str], ...]:
         (message_pb2.DESCRIPTOR.services_by_name["ChatService"], CHAT),
         (openai_service(), CHAT),
         (tenant_pb2.DESCRIPTOR.services_by_name["TenantService"], TENANT),
+        (user_pb2.DESCRIPTOR.services_by_name["UserService"], TENANT),
         (api_key_pb2.DESCRIPTOR.services_by_name["ApiKeyService"], TENANT),
+        (quota_pb2.DESCRIPTOR.services_by_name["QuotaService"], TENANT),
+        (usage_pb2.DESCRIPTOR.services_by_name["UsageService"], TENANT),
+        (audit_pb2.DESCRIPTOR.services_by_name["AuditService"], TENANT),
+        (privacy_pb2.DESCRIPTOR.services_by_name["PrivacyService"], TENANT),
         (engine_pb2.DESCRIPTOR.services_by_name["EngineService"], MODEL),
     )
 

@@ -6,7 +6,7 @@ from google.protobuf.descriptor import FileDescriptor, ServiceDescriptor
 
 from redoma.chat.v1 import conversation_pb2, message_pb2, openai_pb2
 from redoma.model.v1 import engine_pb2
-from redoma.tenant.v1 import api_key_pb2, tenant_pb2
+from redoma.tenant.v1 import api_key_pb2, audit_pb2, privacy_pb2, quota_pb2, tenant_pb2, usage_pb2, user_pb2
 from redoma_kit.identity import PLATFORM_ADMIN
 from redoma_kit.policy import EDGE, Policy
 from redoma_kit.rest import RestPath, method_path, rest_paths
@@ -22,7 +22,15 @@ TENANT_AUDIENCE = ("tenant",)
 MODEL_AUDIENCE = ("model",)
 CHAT_SCOPES = frozenset({GENERATE, CONVERSATIONS})
 CHAT_FILES = (openai_pb2.DESCRIPTOR, conversation_pb2.DESCRIPTOR, message_pb2.DESCRIPTOR)
-TENANT_FILES = (tenant_pb2.DESCRIPTOR, api_key_pb2.DESCRIPTOR)
+TENANT_FILES = (
+    tenant_pb2.DESCRIPTOR,
+    user_pb2.DESCRIPTOR,
+    api_key_pb2.DESCRIPTOR,
+    quota_pb2.DESCRIPTOR,
+    usage_pb2.DESCRIPTOR,
+    audit_pb2.DESCRIPTOR,
+    privacy_pb2.DESCRIPTOR,
+)
 MODEL_FILES = (engine_pb2.DESCRIPTOR,)
 OPENAI_SERVICE = "redoma.chat.v1.OpenAIService"
 
@@ -39,8 +47,8 @@ def edge_routes(policy: Policy) -> RouteTable:
             rest += ((path, route) for path in rest_paths(method))
     for service in _services(TENANT_FILES):
         for method in service.methods:
-            rule = policy[method_path(method)]
-            if rule.peers & EDGE:
+            rule = policy.get(method_path(method))
+            if rule is not None and rule.peers & EDGE:
                 wanted = PLATFORM_ADMIN if rule.any_scope == PLATFORM else TENANT_ADMIN
                 routes.append(Route(method_path(method), TENANT_AUDIENCE, rule.any_scope, wanted))
     for service in _services(MODEL_FILES):

@@ -14,8 +14,8 @@ PRICES = Table(
 )
 
 # How the limits of a tenant (`api_key_id` is empty) or of one of its keys stand. The row of the tenant is locked by every
-# transaction that changes any of the tenant's. The buckets hold when they are full again, in microseconds since the epoch. `day`
-# is the day since the epoch and `month` months since the year 0 that the sums are of.
+# transaction that changes any of the tenant's. The buckets hold when they are full again, in microseconds since the
+# epoch. `day` is the day since the epoch and `month` months since the year 0 that the sums are of.
 QUOTA_COUNTERS = Table(
     "quota_counters",
     METADATA,
@@ -35,8 +35,8 @@ QUOTA_COUNTERS = Table(
     PrimaryKeyConstraint("tenant_id", "api_key_id"),
 )
 
-# What a call holds, from Reserve until its last counts are booked. `state` is OPEN (it runs, or its chat died), SETTLED (booked;
-# the model service's journal may know more) or CLOSED. The price is the one of its beginning.
+# What a call holds, from Reserve until its last counts are booked. `state` is OPEN (it runs, or its chat died), SETTLED
+# (booked; the model service's journal may know more) or CLOSED. The price is the one of its beginning.
 RESERVATIONS = Table(
     "reservations",
     METADATA,
