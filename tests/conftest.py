@@ -15,6 +15,8 @@ from redoma_cli.local.pki import SITES, DevelopmentAuthority, public_jwk
 from redoma_kit.identity import ALGORITHM, ISSUER, METADATA_KEY
 from redoma_kit.settings import TlsSettings
 
+pytest_plugins = ["tests.fakes.postgres"]
+
 
 @dataclass(frozen=True, slots=True)
 class TestPki:

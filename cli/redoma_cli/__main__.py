@@ -6,7 +6,7 @@ from typing import NoReturn
 import typer
 from rich.markup import escape
 
-from redoma_cli.commands import ask, chat, engine, key, site, tenant
+from redoma_cli.commands import ask, chat, engine, key, privacy, site, tenant
 from redoma_cli.context import error_console
 from redoma_cli.errors import CliError, error_from_os
 
@@ -29,6 +29,7 @@ def build_app() -> typer.Typer:
     ask.add_to(app)
     app.add_typer(tenant.build(), name="tenant")
     app.add_typer(key.build(), name="key")
+    app.add_typer(privacy.build(), name="privacy")
     app.add_typer(engine.build(), name="engine")
     return app
 

@@ -16,6 +16,7 @@ from redoma.chat.v1.message_pb2_grpc import ChatServiceStub
 from redoma.chat.v1.openai_pb2_grpc import OpenAIServiceStub
 from redoma.model.v1.engine_pb2_grpc import EngineServiceStub
 from redoma.tenant.v1.api_key_pb2_grpc import ApiKeyServiceStub
+from redoma.tenant.v1.privacy_pb2_grpc import PrivacyServiceStub
 from redoma.tenant.v1.tenant_pb2_grpc import TenantServiceStub
 from redoma_cli.errors import CliError, error_from_rpc
 from redoma_cli.local.home import Home
@@ -106,6 +107,7 @@ class EdgeClient:
         self.openai = OpenAIServiceStub(channel)
         self.tenants = TenantServiceStub(channel)
         self.keys = ApiKeyServiceStub(channel)
+        self.privacy = PrivacyServiceStub(channel)
         self.engine = EngineServiceStub(channel)
 
     def __enter__(self) -> Self:

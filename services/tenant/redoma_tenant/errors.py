@@ -38,9 +38,41 @@ class OperatorKeyRefused(DomainError):
         super().__init__("This is an operator key: create a tenant key with `redoma key create`.", {"scope": scope})
 
 
+class EtagMismatch(DomainError):
+    """The resource was changed since the caller read it."""
+
+    def __init__(self, resource: str, etag: str) -> None:
+        super().__init__(f"{resource} was changed since it was read; read it again, then change it.", {"etag": etag})
+
+
+class StateConflict(DomainError):
+    """The resource is not in a state that allows the call. `problem` is the rest of a sentence that begins with it."""
+
+    def __init__(self, resource: str, state: str, problem: str) -> None:
+        super().__init__(f"{resource} {problem}", {"state": state})
+
+
+class ResourceInUse(DomainError):
+    """Something else still uses the resource."""
+
+    def __init__(self, resource: str, used_by: str) -> None:
+        super().__init__(f"{resource} is still used by {used_by}.", {"resource": resource, "used_by": used_by})
+
+
+class ServiceUnreachable(DomainError):
+    """Another service that the call needs does not answer."""
+
+    def __init__(self, service: str) -> None:
+        super().__init__(f"The {service} service does not answer right now; try again.")
+
+
 ERRORS: ErrorTable = {
+    ServiceUnreachable: ErrorRule(grpc.StatusCode.UNAVAILABLE, ErrorReason.ERROR_REASON_SERVICE_UNREACHABLE, 1.0),
     CredentialExpired: ErrorRule(grpc.StatusCode.UNAUTHENTICATED, ErrorReason.ERROR_REASON_CREDENTIAL_EXPIRED),
     CredentialRevoked: ErrorRule(grpc.StatusCode.UNAUTHENTICATED, ErrorReason.ERROR_REASON_CREDENTIAL_REVOKED),
     TenantDisabled: ErrorRule(grpc.StatusCode.PERMISSION_DENIED, ErrorReason.ERROR_REASON_TENANT_DISABLED),
+    EtagMismatch: ErrorRule(grpc.StatusCode.ABORTED, ErrorReason.ERROR_REASON_ETAG_MISMATCH),
+    StateConflict: ErrorRule(grpc.StatusCode.FAILED_PRECONDITION, ErrorReason.ERROR_REASON_STATE_CONFLICT),
+    ResourceInUse: ErrorRule(grpc.StatusCode.FAILED_PRECONDITION, ErrorReason.ERROR_REASON_RESOURCE_IN_USE),
     OperatorKeyRefused: ErrorRule(grpc.StatusCode.PERMISSION_DENIED, ErrorReason.ERROR_REASON_SCOPE_MISSING),
 }

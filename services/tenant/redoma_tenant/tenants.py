@@ -1,20 +1,21 @@
-"""Tenants: what they are, what they may be set to, and what can be done with them."""
+"""Tenants: what they are, and what operators do with them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum
 from typing import Protocol
 
 from redoma_kit.errors import InvalidField, ResourceNotFound
 from redoma_kit.pages import page_position, page_size, page_token
-from redoma_tenant.names import check_display_name, check_tenant_id, tenant_name
+from redoma_tenant.errors import StateConflict
+from redoma_tenant.etags import check_etag
+from redoma_tenant.names import check_tenant_id, tenant_name
 from redoma_tenant.pages import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, Page
+from redoma_tenant.tenant_profile import TenantProfile
 
 DEFAULT_WEIGHT = 100
-MAX_WEIGHT = 1_000
-MAX_PATTERNS = 64
-MAX_PATTERN_CHARACTERS = 256
+MAX_GRACE = timedelta(days=90)
 COLLECTION = "tenants"
 
 
@@ -23,73 +24,46 @@ class TenantState(Enum):
 
     ACTIVE = "ACTIVE"
     DISABLED = "DISABLED"
-
-
-class BlockedAction(Enum):
-    """What happens on a match of a blocked pattern."""
-
-    REFUSE = "REFUSE"
-    MASK = "MASK"
-
-
-@dataclass(frozen=True, slots=True)
-class BlockedPattern:
-    """A literal text that must not pass, matched regardless of case."""
-
-    text: str
-    action: BlockedAction
-
-
-@dataclass(frozen=True, slots=True)
-class ContentChecks:
-    """What is checked of a tenant's prompts and answers. `max_input_tokens` 0 is no limit."""
-
-    max_input_tokens: int = 0
-    blocked_patterns: tuple[BlockedPattern, ...] = ()
+    DELETING = "DELETING"
 
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """A tenant as it is kept."""
+    """A tenant as it is kept.
+
+    Attributes:
+        id: The last part of its name.
+        profile: What operators set.
+        state: Whether its keys work.
+        weight: Its share of the model in force: its own, else its plan's, else DEFAULT_WEIGHT.
+        create_time: When it was created.
+        update_time: When it was changed last.
+        version: Counts its changes.
+        delete_time: When it was deleted; None unless it is.
+        purge_time: When what is held of it is erased; None unless it was deleted.
+    """
 
     id: str
-    display_name: str
+    profile: TenantProfile
     state: TenantState
     weight: int
-    content_checks: ContentChecks
     create_time: datetime
+    update_time: datetime
+    version: int = 1
+    delete_time: datetime | None = None
+    purge_time: datetime | None = None
 
-
-@dataclass(frozen=True, slots=True)
-class TenantChanges:
-    """New values; None leaves a field as it is. A weight of 0 is the default."""
-
-    display_name: str | None = None
-    weight: int | None = None
-    content_checks: ContentChecks | None = None
-
-    def checked(self, field: str) -> "TenantChanges":
-        """Gives the changes with defaults filled in; `field` is where the request holds the tenant.
-
-        Raises:
-            InvalidField: A value is out of range.
-        """
-        if self.display_name is not None:
-            check_display_name(f"{field}.display_name", self.display_name)
-        if self.weight is not None and not 0 <= self.weight <= MAX_WEIGHT:
-            raise InvalidField(
-                f"{field}.weight", f"is {self.weight}; it must be 1 to {MAX_WEIGHT}, or 0 for the default."
-            )
-        if self.content_checks is not None:
-            _check_content_checks(f"{field}.content_checks", self.content_checks)
-        return replace(self, weight=DEFAULT_WEIGHT) if self.weight == 0 else self
+    @property
+    def name(self) -> str:
+        """The resource name."""
+        return tenant_name(self.id)
 
 
 class TenantStore(Protocol):
     """Where tenants are kept. Every call may raise StorageUnavailable."""
 
-    async def add_tenant(self, tenant: Tenant) -> None:
-        """Adds a tenant, or raises ResourceExists."""
+    async def add_tenant(self, tenant: Tenant) -> Tenant:
+        """Adds a tenant and gives it as it is then. Raises ResourceExists, or InvalidField if its plan is missing."""
 
     async def find_tenant(self, tenant: str) -> Tenant | None:
         """Gives a tenant by id."""
@@ -97,8 +71,12 @@ class TenantStore(Protocol):
     async def list_tenants(self, after: str | None, limit: int) -> Sequence[Tenant]:
         """Gives at most `limit` tenants in the order of their ids, those after `after`."""
 
-    async def change_tenant(self, tenant: str, changes: TenantChanges, state: TenantState | None) -> Tenant | None:
-        """Changes what is not None, and gives the tenant as it is then; None if there is none."""
+    async def change_tenant(self, tenant: Tenant, reason: str) -> Tenant | None:
+        """Keeps a tenant in place of its version before, notes the change, and gives it as it is then.
+
+        None if there is no such version any more. `reason` ends its running calls. Raises InvalidField if its plan is
+        missing.
+        """
 
 
 class Tenants:
@@ -110,7 +88,7 @@ class Tenants:
         self._store = store
         self._now = now
 
-    async def create(self, tenant_id: str, settings: TenantChanges) -> Tenant:
+    async def create(self, tenant_id: str, profile: TenantProfile) -> Tenant:
         """Creates an active tenant.
 
         Raises:
@@ -118,21 +96,16 @@ class Tenants:
             ResourceExists: There is a tenant of that id.
         """
         check_tenant_id("tenant_id", tenant_id)
-        settings = settings.checked("tenant")
-        tenant = Tenant(
-            id=tenant_id,
-            display_name=settings.display_name or "",
-            state=TenantState.ACTIVE,
-            weight=settings.weight or DEFAULT_WEIGHT,
-            content_checks=settings.content_checks or ContentChecks(),
-            create_time=self._now(),
-        )
-        await self._store.add_tenant(tenant)
-        return tenant
+        now = self._now()
+        tenant = Tenant(tenant_id, profile.checked("tenant"), TenantState.ACTIVE, profile.weight, now, now)
+        return await self._store.add_tenant(tenant)
 
     async def get(self, tenant_id: str) -> Tenant:
         """Gives a tenant, or raises ResourceNotFound."""
-        return _found(tenant_id, await self._store.find_tenant(tenant_id))
+        tenant = await self._store.find_tenant(tenant_id) if tenant_id else None
+        if tenant is None:
+            raise ResourceNotFound(tenant_name(tenant_id))
+        return tenant
 
     async def list(self, requested: int, token: str) -> Page[Tenant]:
         """Gives a page of tenants in the order of their ids.
@@ -146,37 +119,92 @@ class Tenants:
         more = len(found) > size
         return Page(found[:size], page_token((COLLECTION,), (found[size - 1].id,)) if more else "")
 
-    async def update(self, tenant_id: str, changes: TenantChanges) -> Tenant:
-        """Changes a tenant's settings.
+    async def update(self, tenant_id: str, wanted: TenantProfile, names: Set[str], etag: str) -> Tenant:
+        """Takes the settings that `names` names from `wanted`.
 
         Raises:
             InvalidField: A setting can't be used.
             ResourceNotFound: There is no such tenant.
+            EtagMismatch: `etag` is that of another version.
+            StateConflict: The tenant is being deleted.
         """
-        changes = changes.checked("tenant")
-        return _found(tenant_id, await self._store.change_tenant(tenant_id, changes, None))
 
-    async def set_state(self, tenant_id: str, state: TenantState) -> Tenant:
-        """Enables or disables a tenant, or raises ResourceNotFound."""
-        return _found(tenant_id, await self._store.change_tenant(tenant_id, TenantChanges(), state))
+        def change(tenant: Tenant) -> Tenant:
+            _check_not_deleting(tenant)
+            profile = replace(tenant.profile, **{name: getattr(wanted, name) for name in names})
+            return replace(tenant, profile=profile.checked("tenant"))
+
+        return await self._change(tenant_id, etag, change, "")
+
+    async def disable(self, tenant_id: str) -> Tenant:
+        """Refuses all keys of a tenant. Raises ResourceNotFound, or StateConflict if it is being deleted."""
+
+        def change(tenant: Tenant) -> Tenant:
+            _check_not_deleting(tenant)
+            return replace(tenant, state=TenantState.DISABLED)
+
+        return await self._change(tenant_id, "", change, "TENANT_DISABLED")
+
+    async def enable(self, tenant_id: str) -> Tenant:
+        """Lets a disabled tenant in again. Raises ResourceNotFound, or StateConflict if it is being deleted."""
+
+        def change(tenant: Tenant) -> Tenant:
+            _check_not_deleting(tenant)
+            return replace(tenant, state=TenantState.ACTIVE)
+
+        return await self._change(tenant_id, "", change, "")
+
+    async def delete(self, tenant_id: str, grace: timedelta, etag: str) -> Tenant:
+        """Refuses all keys of a tenant and lets it be purged after `grace`; leaves one that is being deleted as it is.
+
+        Raises:
+            InvalidField: The grace is out of range.
+            ResourceNotFound: There is no such tenant.
+            EtagMismatch: `etag` is that of another version.
+        """
+        if not timedelta() <= grace <= MAX_GRACE:
+            raise InvalidField("grace", f"must be 0 to {MAX_GRACE.days} days.")
+
+        def change(tenant: Tenant) -> Tenant:
+            if tenant.state is TenantState.DELETING:
+                return tenant
+            check_etag(tenant.name, etag, tenant.version)
+            now = self._now()
+            return replace(tenant, state=TenantState.DELETING, delete_time=now, purge_time=now + grace)
+
+        return await self._change(tenant_id, "", change, "TENANT_DISABLED")
+
+    async def undelete(self, tenant_id: str) -> Tenant:
+        """Takes a deletion back.
+
+        Raises:
+            ResourceNotFound: There is no such tenant.
+            StateConflict: It is not being deleted, or its purge may have begun.
+        """
+
+        def change(tenant: Tenant) -> Tenant:
+            if tenant.purge_time is None:
+                raise StateConflict(tenant.name, f"STATE_{tenant.state.value}", "is not being deleted.")
+            if tenant.purge_time <= self._now():
+                raise StateConflict(tenant.name, "STATE_DELETING", "can't be taken back: its purge has begun.")
+            return replace(tenant, state=TenantState.ACTIVE, delete_time=None, purge_time=None)
+
+        return await self._change(tenant_id, "", change, "")
+
+    async def _change(self, tenant_id: str, etag: str, change: Callable[[Tenant], Tenant], reason: str) -> Tenant:
+        """Applies `change` to the newest version, again each time that another writer was faster."""
+        while True:
+            former = await self.get(tenant_id)
+            check_etag(former.name, etag, former.version)
+            wanted = change(former)
+            if wanted == former:
+                return former
+            wanted = replace(wanted, version=former.version + 1, update_time=self._now())
+            kept = await self._store.change_tenant(wanted, reason)
+            if kept is not None:
+                return kept
 
 
-def _found(tenant_id: str, tenant: Tenant | None) -> Tenant:
-    if tenant is None:
-        raise ResourceNotFound(tenant_name(tenant_id))
-    return tenant
-
-
-def _check_content_checks(field: str, checks: ContentChecks) -> None:
-    if checks.max_input_tokens < 0:
-        raise InvalidField(f"{field}.max_input_tokens", "must not be negative; 0 is no limit.")
-    if len(checks.blocked_patterns) > MAX_PATTERNS:
-        raise InvalidField(
-            f"{field}.blocked_patterns", f"has {len(checks.blocked_patterns)} patterns; the most is {MAX_PATTERNS}."
-        )
-    for index, pattern in enumerate(checks.blocked_patterns):
-        where = f"{field}.blocked_patterns[{index}].text"
-        if not 1 <= len(pattern.text) <= MAX_PATTERN_CHARACTERS:
-            raise InvalidField(where, f"must have 1 to {MAX_PATTERN_CHARACTERS} characters.")
-        if "\0" in pattern.text:
-            raise InvalidField(where, "must not hold the character NUL.")
+def _check_not_deleting(tenant: Tenant) -> None:
+    if tenant.state is TenantState.DELETING:
+        raise StateConflict(tenant.name, "STATE_DELETING", "is being deleted; take that back first: UndeleteTenant.")

@@ -14,9 +14,11 @@ from redoma_kit.errors import STATUS_DETAILS_KEY, Failure
 
 # Envoy turns these into the gRPC status of the same meaning for gRPC clients.
 HTTP_STATUS = {
+    grpc.StatusCode.FAILED_PRECONDITION: 400,
     grpc.StatusCode.UNAUTHENTICATED: 401,
     grpc.StatusCode.PERMISSION_DENIED: 403,
     grpc.StatusCode.NOT_FOUND: 404,
+    grpc.StatusCode.ABORTED: 409,
     grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
     grpc.StatusCode.UNAVAILABLE: 503,
 }

@@ -13,8 +13,8 @@ PRICES = Table(
     Column("output_micros_per_million", BigInteger, nullable=False),
 )
 
-# How the limits of a tenant (`api_key_id` is empty) or of one of its keys stand. The row of the tenant is locked by every
-# transaction that changes any of the tenant's. The buckets hold when they are full again, in microseconds since the
+# How the limits of a tenant (`api_key_id` is empty) or of one of its keys stand. The row of the tenant is locked by
+# every transaction that changes any of the tenant's. The buckets hold when they are full again, in microseconds since the
 # epoch. `day` is the day since the epoch and `month` months since the year 0 that the sums are of.
 QUOTA_COUNTERS = Table(
     "quota_counters",

@@ -1,0 +1,89 @@
+"""Carries erasures out: asks each place until it has acknowledged, over restarts too, and certifies the end."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Protocol
+
+import structlog
+
+from redoma_tenant.privacy.erasures import Erasure, ErasureState, Step, Subject
+
+BATCH = 100
+
+
+class NotAcknowledged(Exception):
+    """A place can't be asked, or could not erase all; the message is one neutral sentence."""
+
+
+class ErasurePlace(Protocol):
+    """Somewhere that content is held."""
+
+    @property
+    def name(self) -> str:
+        """What people call the place."""
+
+    async def erase(self, subject: Subject) -> Mapping[str, int]:
+        """Erases the subject's content; gives how many things it was, by kind. Erasing again does no harm.
+
+        Raises:
+            NotAcknowledged: Something may be left.
+        """
+
+
+class PendingStore(Protocol):
+    """Where erasures are kept. Every call may raise StorageUnavailable."""
+
+    async def pending_erasures(self, limit: int) -> Sequence[Erasure]:
+        """Gives erasures of all tenants that are not complete, the oldest first."""
+
+    async def save_erasure(self, erasure: Erasure) -> None:
+        """Saves steps, state and certificate, unless the erasure is complete already."""
+
+
+class Eraser:
+    """Works on erasures. Several replicas may work on the same one: places take that."""
+
+    def __init__(
+        self,
+        store: PendingStore,
+        places: Sequence[ErasurePlace],
+        certify: Callable[[Erasure], str],
+        now: Callable[[], datetime],
+        log: structlog.stdlib.BoundLogger,
+    ) -> None:
+        self._store = store
+        self._places = {place.name: place for place in places}
+        self._certify = certify
+        self._now = now
+        self._log = log
+
+    async def work(self) -> None:
+        """Goes once over what is pending.
+
+        Raises:
+            StorageUnavailable: The store does not answer.
+        """
+        for erasure in await self._store.pending_erasures(BATCH):
+            await self._store.save_erasure(await self._advanced(erasure))
+
+    async def _advanced(self, erasure: Erasure) -> Erasure:
+        for step in erasure.steps:
+            if step.acknowledge_time is None:
+                erasure = erasure.with_step(await self._asked(step, erasure))
+        if not erasure.acknowledged:
+            return erasure
+        complete = replace(erasure, state=ErasureState.COMPLETE, complete_time=self._now())
+        self._log.info("erasure complete", erasure=erasure.name)
+        return replace(complete, certificate=self._certify(complete))
+
+    async def _asked(self, step: Step, erasure: Erasure) -> Step:
+        place = self._places.get(step.place)
+        if place is None:
+            return replace(step, problem="The place is not configured any more; configure it, so that it can be asked.")
+        try:
+            erased = await place.erase(erasure.subject)
+        except NotAcknowledged as error:
+            self._log.warning("erasure not acknowledged", erasure=erasure.name, place=step.place, problem=str(error))
+            return replace(step, problem=str(error))
+        return replace(step, acknowledge_time=self._now(), erased=dict(erased), problem="")

@@ -1,0 +1,35 @@
+"""A model process as this service sees it when content is erased: caches to be dropped."""
+
+from collections.abc import Callable, Mapping
+
+import grpc
+
+from redoma.model.v1 import engine_pb2
+from redoma.model.v1.engine_pb2_grpc import EngineServiceStub
+from redoma_kit.identity import METADATA_KEY
+from redoma_tenant.privacy.eraser import NotAcknowledged
+
+PURGE = "/redoma.model.v1.EngineService/PurgeTenant"
+PURGE_WAIT_S = 20.0
+
+
+class GrpcPurgeChannel:
+    """A model process at the other end of a gRPC channel. `mint` signs an identity for a method of it."""
+
+    def __init__(self, channel: grpc.aio.Channel, mint: Callable[[str], str]) -> None:
+        self._stub = EngineServiceStub(channel)
+        self._mint = mint
+
+    async def purge(self, tenant: str) -> Mapping[str, int]:
+        """Drops all that was computed for the tenant, and ends its requests.
+
+        Raises:
+            NotAcknowledged: The process does not answer, or could not drop all.
+        """
+        request = engine_pb2.PurgeTenantRequest(tenant=tenant)
+        metadata = ((METADATA_KEY, self._mint(PURGE)),)
+        try:
+            purged = await self._stub.PurgeTenant(request, timeout=PURGE_WAIT_S, metadata=metadata)
+        except grpc.aio.AioRpcError as error:
+            raise NotAcknowledged(f"The model service did not purge: {error.code().name}.") from None
+        return {"kv_cells": purged.freed_cells, "host_bytes": purged.freed_host_bytes}
