@@ -41,6 +41,28 @@ class ChecksUnavailable(DomainError):
         super().__init__("The tenant's content checks can't be read right now; try again.")
 
 
+class ContentStorageOff(DomainError):
+    """What the caller would say may not be kept."""
+
+
+class ContentUnreadable(DomainError):
+    """What is kept does not decrypt."""
+
+    def __init__(self, resource: str) -> None:
+        super().__init__(
+            f"What is kept of {resource} can't be decrypted: it was damaged, or its key is not here. Ask an operator to "
+            "restore it, or delete it.",
+            {"resource": resource},
+        )
+
+
+class ContentErased(DomainError):
+    """The conversation that the answer belongs to is being erased."""
+
+    def __init__(self) -> None:
+        super().__init__("What this call is about is being erased.")
+
+
 class ModelUnreachable(DomainError):
     """The model service does not answer."""
 
@@ -135,6 +157,9 @@ CHAT_ERRORS: ErrorTable = {
     InputRefused: ErrorRule(_CODE.INVALID_ARGUMENT, _REASON.ERROR_REASON_INPUT_REFUSED),
     StateConflict: ErrorRule(_CODE.FAILED_PRECONDITION, _REASON.ERROR_REASON_STATE_CONFLICT),
     ChecksUnavailable: ErrorRule(_CODE.UNAVAILABLE, _REASON.ERROR_REASON_STORAGE_UNAVAILABLE, 1.0),
+    ContentStorageOff: ErrorRule(_CODE.FAILED_PRECONDITION, _REASON.ERROR_REASON_CONTENT_STORAGE_OFF),
+    ContentUnreadable: ErrorRule(_CODE.DATA_LOSS, _REASON.ERROR_REASON_CONTENT_UNREADABLE),
+    ContentErased: ErrorRule(_CODE.ABORTED, _REASON.ERROR_REASON_TENANT_PURGED),
     ModelUnreachable: ErrorRule(_CODE.UNAVAILABLE, _REASON.ERROR_REASON_MODEL_UNREACHABLE, 1.0),
     PromptTooLong: ErrorRule(_CODE.INVALID_ARGUMENT, _REASON.ERROR_REASON_PROMPT_TOO_LONG),
     ModelFieldRefused: ErrorRule(_CODE.INVALID_ARGUMENT, _REASON.ERROR_REASON_INVALID_FIELD),

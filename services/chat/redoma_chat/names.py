@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 
+from redoma_chat.content_storage import ContentStorage
 from redoma_kit.errors import InvalidField, TenantMismatch
 from redoma_kit.identity import Identity
 
@@ -15,10 +16,14 @@ OWN = "-"
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Whose conversations a call is about: one principal of one tenant."""
+    """Whose conversations a call is about: one principal of one tenant.
+
+    `storage` is where they lie that the call is about: PUBLIC or PRIVATE.
+    """
 
     tenant: str
     principal: str
+    storage: ContentStorage = ContentStorage.PUBLIC
 
     def conversation_name(self, conversation_id: str) -> str:
         """Gives the resource name."""

@@ -5,6 +5,8 @@ from sqlalchemy import (
     Column,
     ForeignKeyConstraint,
     Index,
+    Integer,
+    LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
     String,
@@ -16,24 +18,28 @@ from sqlalchemy import (
 METADATA = MetaData()
 
 # Ids are ours, and unique everywhere; tenant and principal stand in every row so that every query can name them.
+# Binary columns hold texts that are sealed (see encryption.py), or empty. `key_version` is the lowest version of the
+# content keys that sealed a row's; 0 is a row of a release that did not encrypt.
 CONVERSATIONS = Table(
     "conversations",
     METADATA,
     Column("id", String(32), nullable=False),
     Column("tenant", String(63), nullable=False),
     Column("principal", String(255), nullable=False),
-    Column("title", Text, nullable=False),
-    Column("title_folded", Text, nullable=False),
-    Column("system_prompt", Text, nullable=False),
+    Column("title", LargeBinary, nullable=False),
+    Column("system_prompt", LargeBinary, nullable=False),
     Column("model", Text, nullable=False),
-    Column("sampling", Text, nullable=False),
+    Column("sampling", LargeBinary, nullable=False),
     Column("request_id", String(64), nullable=True),
     Column("latest_message_id", String(32), nullable=False),
     Column("create_time_us", BigInteger, nullable=False),
     Column("update_time_us", BigInteger, nullable=False),
+    Column("key_version", Integer, nullable=False, server_default="0"),
     PrimaryKeyConstraint("id", name="pk_conversations"),
     UniqueConstraint("tenant", "principal", "request_id", name="uq_conversations_request_id"),
     Index("ix_conversations_changed", "tenant", "principal", "update_time_us", "id"),
+    Index("ix_conversations_tenant_changed", "tenant", "update_time_us"),
+    Index("ix_conversations_key_version", "key_version", "tenant"),
 )
 
 MESSAGES = Table(
@@ -45,9 +51,8 @@ MESSAGES = Table(
     Column("principal", String(255), nullable=False),
     Column("parent_id", String(32), nullable=False),
     Column("role", String(16), nullable=False),
-    Column("content", Text, nullable=False),
-    Column("content_folded", Text, nullable=False),
-    Column("reasoning", Text, nullable=False),
+    Column("content", LargeBinary, nullable=False),
+    Column("reasoning", LargeBinary, nullable=False),
     Column("state", String(16), nullable=False),
     Column("finish_reason", String(16), nullable=True),
     Column("model", Text, nullable=False),
@@ -57,11 +62,25 @@ MESSAGES = Table(
     Column("reasoning_tokens", BigInteger, nullable=False),
     Column("create_time_us", BigInteger, nullable=False),
     Column("update_time_us", BigInteger, nullable=False),
-    Column("response_format", Text, nullable=True),
+    Column("response_format", LargeBinary, nullable=True),
+    Column("key_version", Integer, nullable=False, server_default="0"),
     PrimaryKeyConstraint("id", name="pk_messages"),
     ForeignKeyConstraint(
         ["conversation_id"], ["conversations.id"], name="fk_messages_conversation", ondelete="CASCADE"
     ),
     Index("ix_messages_conversation", "conversation_id", "id"),
     Index("ix_messages_state", "state"),
+    Index("ix_messages_key_version", "key_version", "tenant"),
+)
+
+# The versions of each tenant's content key, wrapped by the key provider's key `key_id`. The highest seals.
+CONTENT_KEYS = Table(
+    "content_keys",
+    METADATA,
+    Column("tenant", String(63), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("key_id", String(64), nullable=False),
+    Column("wrapped", LargeBinary, nullable=False),
+    Column("create_time_us", BigInteger, nullable=False),
+    PrimaryKeyConstraint("tenant", "version", name="pk_content_keys"),
 )

@@ -43,7 +43,8 @@ class GrpcServer:
     """A grpc.aio server with everything Redoma's services share.
 
     `add` servicers, `start`, say `set_serving` when ready, then `serve_until_stopped`. `policy` names every method that
-    may be called; health, and reflection when it is on, are added here.
+    may be called; health, and reflection when it is on, are added here. `witnesses` run around authorization, so they see
+    why a call is refused, and before the answer is sent.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class GrpcServer:
         telemetry: Telemetry,
         log: structlog.stdlib.BoundLogger,
         extra_trailers: ExtraTrailers = no_extra_trailers,
+        witnesses: Sequence[Interceptor] = (),
     ) -> None:
         full_policy = {**policy, **HEALTH_POLICY, **(REFLECTION_POLICY if settings.reflection else {})}
         self.drain = Drain()
@@ -65,6 +67,7 @@ class GrpcServer:
             AccessLog(log),
             Errors(errors, log, extra_trailers),
             self.drain,
+            *witnesses,
             Authorization(full_policy, verifier),
             Deadline(full_policy, settings.max_stream_s),
         ]

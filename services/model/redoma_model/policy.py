@@ -11,7 +11,7 @@ _GENERATE = Rule(peers=CHAT, all_scopes=frozenset({"generate"}), bound_method=Fa
 MODEL_POLICY: Policy = {
     **{
         f"/redoma.model.v1.ModelService/{method}": _GENERATE
-        for method in ("Generate", "CountTokens", "Embed", "ListModels", "GetModel")
+        for method in ("Generate", "GenerateGranted", "CountTokens", "Embed", "ListModels", "GetModel")
     },
     **{
         f"/redoma.model.v1.EngineService/{method}": Rule(peers=EDGE, all_scopes=OPERATOR, max_s=CALL_MAX_S)

@@ -161,6 +161,7 @@ class ServedModel:
         drop_oldest: bool,
         caller: Caller,
         form: ResponseForm | None = None,
+        granted_tokens: int | None = None,
     ) -> Generation:
         """Accepts a request: builds its prompt and queues it. The caller cancels the stream it no longer reads.
 
@@ -171,6 +172,7 @@ class ServedModel:
             drop_oldest: Leave the oldest turns out when the prompt does not fit.
             caller: For whom.
             form: What the answer must be; None is any text.
+            granted_tokens: Most tokens to generate until `grant` allows more; None is as many as `sampling` allows.
 
         Raises:
             DomainError: The request is refused; errors.py lists the reasons.
@@ -192,9 +194,14 @@ class ServedModel:
             replace(options, grammar=grammar, begun=prompt.begun) if grammar else options,
             prompt.may_reason,
             prompt.in_reasoning,
+            granted_tokens=granted_tokens,
         )
         stream = self.engine.submit(self._owned(request, caller), caller.deadline)
         return Generation(stream, len(prompt.tokens), prompt.dropped_messages)
+
+    def grant(self, generation: Generation, tokens: int) -> None:
+        """Lets a request have so many tokens in all; harmless when it has ended."""
+        self.engine.grant(generation.stream, tokens)
 
     def cancel(self, generation: Generation) -> None:
         """Frees what a request holds; harmless when it has ended."""

@@ -1,95 +1,24 @@
 """API keys: what is kept of them, and what can be done with them."""
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
-from enum import Enum
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from redoma_kit.api_key import digest_of, new_key, prefix_of
 from redoma_kit.errors import InvalidField, ResourceNotFound
-from redoma_kit.pages import Position, page_position, page_size, page_token
-from redoma_tenant.names import api_key_name, check_display_name
+from redoma_kit.pages import page_position, page_size, page_token
+from redoma_tenant.api_key import CONVERSATIONS, GENERATE, ApiKey, ApiKeyPosition, ApiKeySettings, ApiKeyState
+from redoma_tenant.errors import StateConflict
+from redoma_tenant.etags import check_etag
+from redoma_tenant.names import api_key_name
 from redoma_tenant.pages import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, Page
-from redoma_tenant.policy import TENANT_ADMIN
 
-GENERATE = "generate"
-CONVERSATIONS = "conversations"
-DEFAULT_SCOPES = (GENERATE, CONVERSATIONS)
-KEY_SCOPES = (GENERATE, CONVERSATIONS, TENANT_ADMIN)
+__all__ = ["CONVERSATIONS", "GENERATE", "ApiKey", "ApiKeyPosition", "ApiKeySettings", "ApiKeyState", "ApiKeys"]
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-MICROSECOND = timedelta(microseconds=1)
-
-
-class ApiKeyState(Enum):
-    """Whether a key works."""
-
-    ACTIVE = "ACTIVE"
-    EXPIRED = "EXPIRED"
-    REVOKED = "REVOKED"
-
-
-@dataclass(frozen=True, slots=True)
-class ApiKey:
-    """A key as it is kept, without its hash. `last_use_time` is to the minute."""
-
-    tenant: str
-    id: str
-    display_name: str
-    prefix: str
-    scopes: tuple[str, ...]
-    expire_time: datetime | None
-    create_time: datetime
-    last_use_time: datetime | None = None
-    revoke_time: datetime | None = None
-
-    @property
-    def name(self) -> str:
-        """The resource name."""
-        return api_key_name(self.tenant, self.id)
-
-    def state(self, now: datetime) -> ApiKeyState:
-        """Says whether the key works at `now`."""
-        if self.revoke_time is not None:
-            return ApiKeyState.REVOKED
-        if self.expire_time is not None and self.expire_time <= now:
-            return ApiKeyState.EXPIRED
-        return ApiKeyState.ACTIVE
-
-
-@dataclass(frozen=True, slots=True)
-class ApiKeySettings:
-    """What a caller may say of a new key."""
-
-    display_name: str = ""
-    scopes: tuple[str, ...] = ()
-    expire_time: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ApiKeyPosition:
-    """A place in a list of keys, the newest first."""
-
-    create_time: datetime
-    id: str
-
-    @classmethod
-    def of_page(cls, position: Position) -> "ApiKeyPosition":
-        """Reads what `for_page` gave.
-
-        Raises:
-            InvalidField: It is no time that a database keeps.
-        """
-        try:
-            return cls(EPOCH + int(position[0]) * MICROSECOND, str(position[1]))
-        except OverflowError:
-            raise InvalidField("page_token", "is out of range; begin again without it.") from None
-
-    def for_page(self) -> Position:
-        """Gives the place as a page token holds it."""
-        return ((self.create_time - EPOCH) // MICROSECOND, self.id)
+MAX_OVERLAP = timedelta(days=30)
+REVOKED = "CREDENTIAL_REVOKED"
 
 
 class PrefixTaken(Exception):
@@ -97,20 +26,38 @@ class PrefixTaken(Exception):
 
 
 class ApiKeyStore(Protocol):
-    """Where keys are kept. Every call may raise StorageUnavailable."""
+    """Where keys are kept. An empty tenant stands for operators. Every call may raise StorageUnavailable.
+
+    What changes a key notes that, and gives False if the key's version is no longer the one before; `reason` ends the
+    key's running calls. Operators are always left with a key that works and never expires, or StateConflict is raised.
+    """
 
     async def add_api_key(self, api_key: ApiKey, digest: str) -> None:
-        """Adds a key with its hash. Raises ResourceNotFound if the tenant is missing, PrefixTaken."""
+        """Adds a key with its hash.
+
+        Raises ResourceNotFound for the tenant, InvalidField for the user, StateConflict if the tenant is being deleted,
+        PrefixTaken.
+        """
+
+    async def find_api_key(self, tenant: str, api_key: str) -> ApiKey | None:
+        """Gives a key by id."""
 
     async def list_api_keys(self, tenant: str, after: ApiKeyPosition | None, limit: int) -> Sequence[ApiKey]:
         """Gives at most `limit` keys, the newest first, those after `after`. Raises ResourceNotFound for the tenant."""
 
-    async def revoke_api_key(self, tenant: str, api_key: str, now: datetime) -> ApiKey | None:
-        """Revokes a key unless it is revoked, and gives it as it is then; None if there is none."""
+    async def change_api_key(self, api_key: ApiKey, reason: str, now: datetime) -> bool:
+        """Keeps a key in place of its version before. Raises InvalidField for the user."""
+
+    async def rotate_api_key(self, former: ApiKey, api_key: ApiKey, digest: str, reason: str, now: datetime) -> bool:
+        """Keeps `former` in place of its version before, and adds another. Raises as both of these."""
 
 
 class ApiKeys:
-    """What a tenant's administrators do with its keys."""
+    """What administrators do with the keys of a tenant, or, where the tenant is empty, with those of operators.
+
+    `held` are the scopes of who asks. Owners' keys are made and changed by owners and operators alone; any
+    administrator may revoke them.
+    """
 
     __slots__ = ("_now", "_store")
 
@@ -118,34 +65,29 @@ class ApiKeys:
         self._store = store
         self._now = now
 
-    async def create(self, tenant: str, settings: ApiKeySettings) -> tuple[ApiKey, str]:
+    async def create(self, tenant: str, settings: ApiKeySettings, held: Set[str]) -> tuple[ApiKey, str]:
         """Makes a key and gives it with its secret text, which is not kept.
 
         Raises:
             InvalidField: A setting can't be used.
+            ScopeMissing: The key would have a scope that the caller may not give.
             ResourceNotFound: There is no such tenant.
+            StateConflict: The tenant is being deleted, or operators would be left without a lasting key.
         """
         now = self._now()
-        settings = _checked(settings, now)
+        settings = settings.checked(tenant, now)
+        made = ApiKey.of(tenant, secrets.token_hex(8), settings, now)
+        made.check_may_change(held)
         while True:
-            key = new_key()
-            api_key = ApiKey(
-                tenant=tenant,
-                id=secrets.token_hex(8),
-                display_name=settings.display_name,
-                prefix=prefix_of(key) or "",
-                scopes=settings.scopes,
-                expire_time=settings.expire_time,
-                create_time=now,
-            )
+            key, made = _with_new_secret(made)
             try:
-                await self._store.add_api_key(api_key, digest_of(key))
+                await self._store.add_api_key(made, digest_of(key))
             except PrefixTaken:
                 continue
-            return api_key, key
+            return made, key
 
     async def list(self, tenant: str, requested: int, token: str) -> Page[ApiKey]:
-        """Gives a page of a tenant's keys, the newest first.
+        """Gives a page of keys, the newest first.
 
         Raises:
             InvalidField: The size or the token can't be used.
@@ -161,19 +103,84 @@ class ApiKeys:
         last = found[size - 1]
         return Page(found[:size], page_token((collection,), ApiKeyPosition(last.create_time, last.id).for_page()))
 
+    async def update(
+        self, tenant: str, api_key_id: str, wanted: ApiKeySettings, names: Set[str], etag: str, held: Set[str]
+    ) -> ApiKey:
+        """Takes the settings that `names` names from `wanted`.
+
+        Raises:
+            InvalidField: A setting can't be used.
+            ScopeMissing: It is an owner's key, and the caller is none.
+            ResourceNotFound: There is no such key.
+            EtagMismatch: `etag` is that of another version.
+            StateConflict: The key was revoked, or operators would be left without a lasting key.
+        """
+        wanted = wanted.checked(tenant, self._now())
+        while True:
+            former = await self._find(tenant, api_key_id)
+            former.check_may_change(held)
+            check_etag(former.name, etag, former.version)
+            if former.revoke_time is not None:
+                raise StateConflict(former.name, "STATE_REVOKED", "was revoked for good; make another key.")
+            changed = replace(former, **{name: getattr(wanted, name) for name in names})
+            if changed == former:
+                return former
+            changed = replace(changed, version=former.version + 1)
+            if await self._store.change_api_key(changed, "", self._now()):
+                return changed
+
+    async def rotate(
+        self, tenant: str, api_key_id: str, overlap: timedelta, held: Set[str]
+    ) -> tuple[ApiKey, str, ApiKey]:
+        """Makes a key to take another's place, and gives it, its secret text and the former key, which `overlap` ends.
+
+        A key that expires is followed by one that lives as long as it was made to.
+
+        Raises:
+            InvalidField: The overlap is out of range.
+            ScopeMissing: It is an owner's key, and the caller is none.
+            ResourceNotFound: There is no such key.
+            StateConflict: The key does not work, or was rotated already.
+        """
+        if not timedelta() <= overlap <= MAX_OVERLAP:
+            raise InvalidField("overlap", f"must be 0 to {MAX_OVERLAP.days} days.")
+        reason = "" if overlap else REVOKED
+        while True:
+            now = self._now()
+            former = await self._find(tenant, api_key_id)
+            former.check_may_change(held)
+            former.check_may_rotate(now)
+            key, made = _with_new_secret(former.successor(secrets.token_hex(8), now))
+            former = former.replaced(made.id, now, overlap)
+            try:
+                if await self._store.rotate_api_key(former, made, digest_of(key), reason, now):
+                    return made, key, former
+            except PrefixTaken:
+                continue
+
     async def revoke(self, tenant: str, api_key_id: str) -> ApiKey:
-        """Revokes a key for good, or raises ResourceNotFound."""
-        api_key = await self._store.revoke_api_key(tenant, api_key_id, self._now())
+        """Revokes a key for good; leaves one that is revoked as it is.
+
+        Raises:
+            ResourceNotFound: There is no such key.
+            StateConflict: Operators would be left without a lasting key.
+        """
+        while True:
+            former = await self._find(tenant, api_key_id)
+            if former.revoke_time is not None:
+                return former
+            now = self._now()
+            revoked = replace(former, revoke_time=now, version=former.version + 1)
+            if await self._store.change_api_key(revoked, REVOKED, now):
+                return revoked
+
+    async def _find(self, tenant: str, api_key_id: str) -> ApiKey:
+        api_key = await self._store.find_api_key(tenant, api_key_id)
         if api_key is None:
             raise ResourceNotFound(api_key_name(tenant, api_key_id))
         return api_key
 
 
-def _checked(settings: ApiKeySettings, now: datetime) -> ApiKeySettings:
-    check_display_name("api_key.display_name", settings.display_name)
-    for scope in settings.scopes:
-        if scope not in KEY_SCOPES:
-            raise InvalidField("api_key.scopes", f"every scope must be one of {', '.join(KEY_SCOPES)}.")
-    if settings.expire_time is not None and settings.expire_time <= now:
-        raise InvalidField("api_key.expire_time", "must lie in the future.")
-    return replace(settings, scopes=tuple(dict.fromkeys(settings.scopes or DEFAULT_SCOPES)))
+def _with_new_secret(api_key: ApiKey) -> tuple[str, ApiKey]:
+    key = new_key()
+    return key, replace(api_key, prefix=prefix_of(key) or "")

@@ -11,17 +11,17 @@ class CannotStart(Exception):
 
 
 class CredentialExpired(DomainError):
-    """The API key has passed its expiry."""
+    """The API key or the token has passed its expiry."""
 
-    def __init__(self) -> None:
-        super().__init__("This API key has expired; create a new one.")
+    def __init__(self, message: str = "This API key has expired; create a new one.") -> None:
+        super().__init__(message)
 
 
 class CredentialRevoked(DomainError):
-    """The API key was revoked."""
+    """The API key was revoked, or the user may not sign in."""
 
-    def __init__(self) -> None:
-        super().__init__("This API key was revoked; create a new one.")
+    def __init__(self, message: str = "This API key was revoked; create a new one.") -> None:
+        super().__init__(message)
 
 
 class TenantDisabled(DomainError):
@@ -36,6 +36,47 @@ class OperatorKeyRefused(DomainError):
 
     def __init__(self, scope: str) -> None:
         super().__init__("This is an operator key: create a tenant key with `redoma key create`.", {"scope": scope})
+
+
+class ModelsDenied(DomainError):
+    """The key may use models alone that its tenant may not."""
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(
+            "Of the models that this key may use, its tenant may use none; change the key with `redoma key update`.",
+            {"scope": scope},
+        )
+
+
+class RoleMissing(DomainError):
+    """The token is good, and nothing says what its user may do."""
+
+    def __init__(self, scope: str) -> None:
+        super().__init__("This account has no role here; ask an administrator to give it one.", {"scope": scope})
+
+
+class SourceDenied(DomainError):
+    """The key may not be used from the caller's address."""
+
+    def __init__(self) -> None:
+        super().__init__("This API key may not be used from this address; its networks are set by `redoma key update`.")
+
+
+class SignInSlowed(DomainError):
+    """Too many credentials from the caller's address were refused lately."""
+
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__(
+            "Too many credentials from this address were refused; mend the credential, and wait before trying again.",
+            retry_after_s=retry_after_s,
+        )
+
+
+class IdentityProviderUnavailable(DomainError):
+    """The keys of an identity provider can't be fetched. `problem` is the rest of a sentence that begins with it."""
+
+    def __init__(self, issuer: str, problem: str = "does not answer; try again.") -> None:
+        super().__init__(f"The identity provider {issuer} {problem}", {"issuer": issuer})
 
 
 class EtagMismatch(DomainError):
@@ -66,11 +107,26 @@ class ServiceUnreachable(DomainError):
         super().__init__(f"The {service} service does not answer right now; try again.")
 
 
+class AuditDamaged(DomainError):
+    """An entry of an audit chain can't be read any more: somebody else wrote to the database."""
+
+    def __init__(self, entry: str) -> None:
+        super().__init__(f"{entry} was changed by others and can't be read; `redoma audit verify` says more.")
+
+
 ERRORS: ErrorTable = {
+    AuditDamaged: ErrorRule(grpc.StatusCode.DATA_LOSS, ErrorReason.ERROR_REASON_CONTENT_UNREADABLE),
     ServiceUnreachable: ErrorRule(grpc.StatusCode.UNAVAILABLE, ErrorReason.ERROR_REASON_SERVICE_UNREACHABLE, 1.0),
     CredentialExpired: ErrorRule(grpc.StatusCode.UNAUTHENTICATED, ErrorReason.ERROR_REASON_CREDENTIAL_EXPIRED),
     CredentialRevoked: ErrorRule(grpc.StatusCode.UNAUTHENTICATED, ErrorReason.ERROR_REASON_CREDENTIAL_REVOKED),
     TenantDisabled: ErrorRule(grpc.StatusCode.PERMISSION_DENIED, ErrorReason.ERROR_REASON_TENANT_DISABLED),
+    ModelsDenied: ErrorRule(grpc.StatusCode.PERMISSION_DENIED, ErrorReason.ERROR_REASON_SCOPE_MISSING),
+    RoleMissing: ErrorRule(grpc.StatusCode.PERMISSION_DENIED, ErrorReason.ERROR_REASON_SCOPE_MISSING),
+    SourceDenied: ErrorRule(grpc.StatusCode.PERMISSION_DENIED, ErrorReason.ERROR_REASON_SOURCE_DENIED),
+    SignInSlowed: ErrorRule(grpc.StatusCode.RESOURCE_EXHAUSTED, ErrorReason.ERROR_REASON_SIGN_IN_SLOWED, 60.0),
+    IdentityProviderUnavailable: ErrorRule(
+        grpc.StatusCode.UNAVAILABLE, ErrorReason.ERROR_REASON_IDENTITY_PROVIDER_UNAVAILABLE, 5.0
+    ),
     EtagMismatch: ErrorRule(grpc.StatusCode.ABORTED, ErrorReason.ERROR_REASON_ETAG_MISMATCH),
     StateConflict: ErrorRule(grpc.StatusCode.FAILED_PRECONDITION, ErrorReason.ERROR_REASON_STATE_CONFLICT),
     ResourceInUse: ErrorRule(grpc.StatusCode.FAILED_PRECONDITION, ErrorReason.ERROR_REASON_RESOURCE_IN_USE),

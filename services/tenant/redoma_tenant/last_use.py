@@ -8,7 +8,7 @@ from typing import Protocol
 import structlog
 
 from redoma_kit.errors import StorageUnavailable
-from redoma_tenant.api_keys import ApiKey
+from redoma_tenant.caller import UsedKey
 
 FLUSH_INTERVAL_S = 5.0
 
@@ -37,7 +37,7 @@ class LastUses:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
-    def note(self, api_key: ApiKey) -> None:
+    def note(self, api_key: UsedKey) -> None:
         """Notes that a key is used now."""
         minute = self._now().replace(second=0, microsecond=0)
         if api_key.last_use_time == minute or self._written.get(api_key.id) == minute:

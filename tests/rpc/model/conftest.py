@@ -80,6 +80,10 @@ def conversation(*messages: tuple[str, str] | str) -> list[pb.Message]:
     return [pb.Message(role=roles[role], content=content) for role, content in pairs]
 
 
+if TYPE_CHECKING:
+    GrantedCall = grpc.aio.StreamStreamCall[pb.GenerateGrantedRequest, pb.GenerateGrantedResponse]
+
+
 @dataclass(slots=True)
 class Answer:
     """A whole stream."""
@@ -101,7 +105,9 @@ class Answer:
         return [entry for delta in self.deltas for entry in delta.logprobs]
 
 
-async def read(call: "grpc.aio.UnaryStreamCall[pb.GenerateRequest, pb.GenerateResponse]") -> Answer:
+async def read(
+    call: "grpc.aio.UnaryStreamCall[pb.GenerateRequest, pb.GenerateResponse] | GrantedCall",
+) -> Answer:
     """Reads a stream to its end and checks its order."""
     events = [event async for event in call]
     kinds = [event.WhichOneof("event") for event in events]

@@ -9,6 +9,7 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from redoma.common.v1 import usage_pb2
+from redoma.common.v1.sampling_pb2 import SamplingOptions
 from redoma.model.v1 import model_pb2 as pb
 from redoma_model.engine.prompt import PromptBuilder
 from redoma_model.engine.template import ChatTemplate
@@ -68,6 +69,55 @@ async def test_many_at_once_all_end_and_leave_nothing(service: Service) -> None:
     snapshot = await service.server.engine.snapshot()
     assert (snapshot.running, snapshot.waiting, snapshot.free_slots) == (0, 0, 4)
     assert snapshot.used_cells == snapshot.cached_cells
+
+
+async def begin_granted(
+    service: Service, granted: int, **sampling: object
+) -> "grpc.aio.StreamStreamCall[pb.GenerateGrantedRequest, pb.GenerateGrantedResponse]":
+    """Begins an answer that would be long, within a grant."""
+    wanted = SamplingOptions(**{"ignore_eos": True, **GREEDY, **sampling})
+    generate = pb.GenerateRequest(messages=conversation("Go on."), sampling=wanted)
+    call = service.stub.GenerateGranted(metadata=service.metadata(), timeout=120)
+    await call.write(pb.GenerateGrantedRequest(generate=generate, granted_output_tokens=granted))
+    return call  # type: ignore[return-value]
+
+
+async def test_answer_never_says_more_than_is_granted(service: Service) -> None:
+    answer = await read(await begin_granted(service, 7))
+    assert (answer.done.usage.output_tokens, answer.done.finish_reason) == (7, LENGTH)
+
+
+async def test_grant_raised_in_time_lets_the_answer_go_on_to_its_own_bound(service: Service) -> None:
+    call = await begin_granted(service, 500, max_output_tokens=600)
+    await call.write(pb.GenerateGrantedRequest(granted_output_tokens=900))
+    await call.write(pb.GenerateGrantedRequest(granted_output_tokens=10))
+    answer = await read(call)
+    assert (answer.done.usage.output_tokens, answer.done.finish_reason) == (600, LENGTH)
+
+
+async def test_raised_grant_is_not_passed_either(service: Service) -> None:
+    call = await begin_granted(service, 300)
+    await call.write(pb.GenerateGrantedRequest(granted_output_tokens=400))
+    answer = await read(call)
+    assert answer.done.usage.output_tokens == 400
+
+
+async def test_grants_request_that_names_nothing_to_generate_is_refused(service: Service) -> None:
+    call = service.stub.GenerateGranted(metadata=service.metadata(), timeout=120)
+    await call.write(pb.GenerateGrantedRequest(granted_output_tokens=5))
+    code, info, _ = await refused(call)
+    assert (code, info.metadata["field"]) == (grpc.StatusCode.INVALID_ARGUMENT, "generate")
+    code, info, _ = await refused(await begin_granted(service, 0))
+    assert (code, info.metadata["field"]) == (grpc.StatusCode.INVALID_ARGUMENT, "granted_output_tokens")
+
+
+async def test_granted_call_that_is_dropped_frees_its_slot(service: Service) -> None:
+    for _ in range(8):
+        call = await begin_granted(service, 900)
+        assert (await call.read()).WhichOneof("event") == "started"
+        call.cancel()
+    answer = await read(service.generate("And me?", sampling={"max_output_tokens": 2, "ignore_eos": True}))
+    assert answer.done.usage.output_tokens == 2
 
 
 async def test_cancel_frees_slot(service: Service) -> None:

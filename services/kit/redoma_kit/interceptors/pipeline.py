@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from redoma_kit.errors import Failure, InvalidField
 from redoma_kit.identity import Identity
@@ -38,6 +38,8 @@ class Call:
         first_message_at: time.monotonic() of the first response message of a stream, in seconds; 0 before.
         messages_sent: Response messages so far.
         failure: What the caller was told, when the call failed.
+        request: The request message, None if it is malformed or a stream of them.
+        response: The response message of a call that has one, when the handler has ended.
     """
 
     method: str
@@ -49,6 +51,8 @@ class Call:
     first_message_at: float = 0.0
     messages_sent: int = 0
     failure: Failure | None = None
+    request: Message | None = None
+    response: Message | None = None
 
     def note_message(self) -> None:
         """Counts a response message."""
@@ -107,10 +111,10 @@ class Pipeline(grpc.aio.ServerInterceptor):
 
     def _single(self, behavior: Any, method: str) -> Any:
         async def respond(request: Any, context: "Context") -> Any:
-            call = Call(method, context)
+            call = Call(method, context, request=_message(request))
             async with AsyncExitStack() as stack:
                 await self._enter(stack, call)
-                response = await behavior(_wellformed(request), context)
+                call.response = response = await behavior(_wellformed(request), context)
                 call.note_message()
             return response
 
@@ -120,7 +124,7 @@ class Pipeline(grpc.aio.ServerInterceptor):
         writes_itself = inspect.iscoroutinefunction(behavior)
 
         async def respond(request: Any, context: "Context") -> None:
-            call = Call(method, context)
+            call = Call(method, context, request=_message(request))
             async with AsyncExitStack() as stack:
                 await self._enter(stack, call)
                 request = _wellformed(request)
@@ -151,6 +155,10 @@ def _forgiving(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], 
             return _Malformed()
 
     return read
+
+
+def _message(request: Any) -> Message | None:
+    return request if isinstance(request, Message) else None
 
 
 def _wellformed(request: Any) -> Any:

@@ -27,6 +27,14 @@ class Cancel:
 
 
 @dataclass(frozen=True, slots=True)
+class Grant:
+    """Let the request whose events go to a stream have so many tokens in all."""
+
+    stream: Stream
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """Do a job; `refuse` is called in its place when the engine has ended."""
 
@@ -38,4 +46,4 @@ class Stop:
     """End every request and the thread."""
 
 
-Command = Submit | Cancel | Run | Stop
+Command = Submit | Cancel | Grant | Run | Stop

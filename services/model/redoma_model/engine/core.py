@@ -116,12 +116,10 @@ class EngineCore:
             self.outbox.append((stream, error))
             self.ended.append(request.tenant)
             return
-        room = self._backend.info.context_tokens - len(request.prompt)
-        asked = request.sampling.max_output_tokens
         sequence = Sequence(
             request=request,
             text=TextAssembler(request.sampling.stop, request.may_reason, request.in_reasoning),
-            limit=0 if request.pooled else room if asked is None else min(asked, room),
+            limit=self._limit(request, request.granted_tokens),
             submitted_at=submitted_at,
             deadline=deadline,
             lane=lane,
@@ -140,6 +138,12 @@ class EngineCore:
         if sequence is not None:
             self._end(sequence, None, Ending.CANCELLED)
             self._observe()
+
+    def grant(self, stream: Stream, tokens: int) -> None:
+        """Lets a request have so many tokens in all; harmless when it may have them already, or has ended."""
+        sequence = self._sequences.get(stream)
+        if sequence is not None:
+            sequence.limit = max(sequence.limit, self._limit(sequence.request, tokens))
 
     def end_all(self, error: DomainError) -> None:
         """Ends every request with `error`."""
@@ -212,6 +216,14 @@ class EngineCore:
         if self._sequences or self._streams:
             raise RuntimeError(f"leaked: {len(self._streams)} requests")
         self._places.check_idle()
+
+    def _limit(self, request: Request, granted_tokens: int | None) -> int:
+        """Gives the most tokens to generate."""
+        if request.pooled:
+            return 0
+        room = self._backend.info.context_tokens - len(request.prompt)
+        bounds = (request.sampling.max_output_tokens, granted_tokens)
+        return min(room, *(bound for bound in bounds if bound is not None))
 
     # A step.
 

@@ -19,7 +19,7 @@ from typing import TypeVar
 from redoma_kit.errors import DomainError, ShuttingDown
 from redoma_model.engine.adapters import LoadedAdapter
 from redoma_model.engine.backend import Backend, BackendLoader
-from redoma_model.engine.commands import Cancel, Command, Run, Stop, Submit
+from redoma_model.engine.commands import Cancel, Command, Grant, Run, Stop, Submit
 from redoma_model.engine.core import CoreLimits, EngineCore
 from redoma_model.engine.observer import EngineObserver
 from redoma_model.engine.room import Room
@@ -176,6 +176,11 @@ class Engine:
             stream.close()
             self._inbox.put(Cancel(stream))
 
+    def grant(self, stream: Stream, tokens: int) -> None:
+        """Lets a request have so many tokens in all, from the next step on. Harmless when it has ended."""
+        if not stream.closed:
+            self._inbox.put(Grant(stream, tokens))
+
     async def snapshot(self) -> EngineSnapshot:
         """Gives what the engine is doing, between two steps.
 
@@ -322,6 +327,8 @@ class Engine:
                 core.add(request, stream, submitted_at, deadline)
             case Cancel(stream):
                 core.cancel(stream)
+            case Grant(stream, tokens):
+                core.grant(stream, tokens)
             case Run(job):
                 job(core)
 

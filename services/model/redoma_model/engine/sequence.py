@@ -30,6 +30,7 @@ class Request:
         token_id: `jti` of the call's identity, for the usage journal.
         adapter: The LoRA adapter to apply; None is the base model.
         pooled: Whether an embedding of the prompt is asked for, not an answer.
+        granted_tokens: Most tokens to generate until more are granted; None is as many as `sampling` allows.
     """
 
     prompt: tuple[int, ...]
@@ -41,6 +42,7 @@ class Request:
     token_id: str = ""
     adapter: LoadedAdapter | None = None
     pooled: bool = False
+    granted_tokens: int | None = None
 
     @property
     def adapter_digest(self) -> str:

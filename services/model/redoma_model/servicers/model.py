@@ -1,5 +1,6 @@
 """ModelService: the tenants' side of the process."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
@@ -7,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from redoma.model.v1 import model_pb2, model_pb2_grpc
-from redoma_kit.errors import DomainError
+from redoma_kit.errors import DomainError, InvalidField
 from redoma_kit.identity import current_identity
 from redoma_model.admission import Admission, adapter_for
 from redoma_model.errors import AdapterNotFound
 from redoma_model.models import Models
-from redoma_model.served import Caller, ServedModel
+from redoma_model.served import Caller, Generation, ServedModel
 from redoma_model.servicers.translate import (
     AnswerWriter,
     drop_oldest_of,
@@ -43,15 +44,8 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         """Streams an answer."""
         model, caller = self._admit(request.model, context)
         with model.in_use():
-            generation = await model.generate(
-                messages_of(request.messages),
-                sampling_of(request.sampling),
-                request.continue_final_message,
-                drop_oldest_of(request.truncation),
-                caller,
-                form_of(request.sampling),
-            )
-            writer = AnswerWriter(model.card(), generation)
+            generation = await self._accept(model, request, caller, None)
+            writer = AnswerWriter(model_pb2.GenerateResponse, model.card(), generation)
             try:
                 await context.send_initial_metadata(())
                 with generation.stream.interrupting_reader():
@@ -59,6 +53,42 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
                         yield writer.response(event)
             finally:
                 model.cancel(generation)
+
+    async def GenerateGranted(
+        self, requests: AsyncIterator[model_pb2.GenerateGrantedRequest], context: "Context"
+    ) -> AsyncIterator[model_pb2.GenerateGrantedResponse]:
+        """Streams an answer within a grant that later messages raise."""
+        first = await anext(aiter(requests), model_pb2.GenerateGrantedRequest())
+        if not first.HasField("generate"):
+            raise InvalidField("generate", "is missing in the first message.")
+        if first.granted_output_tokens < 1:
+            raise InvalidField("granted_output_tokens", "must be 1 or more in the first message.")
+        model, caller = self._admit(first.generate.model, context)
+        with model.in_use():
+            generation = await self._accept(model, first.generate, caller, first.granted_output_tokens)
+            writer = AnswerWriter(model_pb2.GenerateGrantedResponse, model.card(), generation)
+            granting = asyncio.create_task(_grant(model, generation, requests))
+            try:
+                await context.send_initial_metadata(())
+                with generation.stream.interrupting_reader():
+                    async for event in generation.stream:
+                        yield writer.response(event)
+            finally:
+                granting.cancel()
+                model.cancel(generation)
+
+    async def _accept(
+        self, model: ServedModel, request: model_pb2.GenerateRequest, caller: Caller, granted_tokens: int | None
+    ) -> Generation:
+        return await model.generate(
+            messages_of(request.messages),
+            sampling_of(request.sampling),
+            request.continue_final_message,
+            drop_oldest_of(request.truncation),
+            caller,
+            form_of(request.sampling),
+            granted_tokens,
+        )
 
     async def CountTokens(
         self, request: model_pb2.CountTokensRequest, context: "Context"
@@ -115,3 +145,11 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         remaining_s = context.time_remaining()
         deadline = None if remaining_s is None else time.monotonic() + remaining_s
         return model, Caller(identity.tenant, identity.weight, identity.token_id, adapter, deadline)
+
+
+async def _grant(
+    model: ServedModel, generation: Generation, requests: AsyncIterator[model_pb2.GenerateGrantedRequest]
+) -> None:
+    """Raises the grant of a request whenever its caller says so."""
+    async for request in requests:
+        model.grant(generation, request.granted_output_tokens)

@@ -1,7 +1,7 @@
 """ModelService's messages to the domain's values and back."""
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Generic, TypeVar
 
 from redoma.common.v1 import sampling_pb2, usage_pb2
 from redoma.model.v1 import model_pb2
@@ -40,6 +40,7 @@ _OPTIONAL = (
     "seed",
     "max_output_tokens",
 )
+ResponseT = TypeVar("ResponseT", model_pb2.GenerateResponse, model_pb2.GenerateGrantedResponse)
 
 
 def messages_of(messages: Iterable[model_pb2.Message]) -> list[Message]:
@@ -129,24 +130,25 @@ def embed_response(embedded: Embedded, model_id: str) -> model_pb2.EmbedResponse
     )
 
 
-class AnswerWriter:
-    """Writes the events of one answer."""
+class AnswerWriter(Generic[ResponseT]):
+    """Writes the events of one answer, as messages of one class."""
 
-    __slots__ = ("_cached_tokens", "_card", "_generation")
+    __slots__ = ("_cached_tokens", "_card", "_generation", "_message")
 
-    def __init__(self, card: Card, generation: Generation) -> None:
+    def __init__(self, message: Callable[..., ResponseT], card: Card, generation: Generation) -> None:
+        self._message: Callable[..., ResponseT] = message
         self._card = card
         self._generation = generation
         self._cached_tokens = 0
 
-    def response(self, event: Started | Delta | Done) -> model_pb2.GenerateResponse:
+    def response(self, event: Started | Delta | Done) -> ResponseT:
         """Writes the next event."""
         match event:
             case Delta():
                 return self._delta(event)
             case Started():
                 self._cached_tokens = event.cached_tokens
-                return model_pb2.GenerateResponse(
+                return self._message(
                     started=model_pb2.GenerateResponse.Started(
                         model=self._card.id,
                         input_tokens=event.input_tokens,
@@ -156,7 +158,7 @@ class AnswerWriter:
                     )
                 )
             case Done():
-                return model_pb2.GenerateResponse(
+                return self._message(
                     done=model_pb2.GenerateResponse.Done(
                         finish_reason=_FINISH_REASONS[event.finish_reason],
                         usage=self._usage(event),
@@ -165,9 +167,9 @@ class AnswerWriter:
                     )
                 )
 
-    def _delta(self, event: Delta) -> model_pb2.GenerateResponse:
+    def _delta(self, event: Delta) -> ResponseT:
         # Field by field: constructors with keywords take four times as long, and this is done for each token.
-        response = model_pb2.GenerateResponse()
+        response = self._message()
         delta = response.delta
         delta.text = event.text
         delta.reasoning = event.reasoning

@@ -1,7 +1,8 @@
 """Times on the wire."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from redoma_kit.errors import InvalidField
@@ -26,3 +27,24 @@ def time_in(field: str, message: Timestamp) -> datetime:
         return message.ToDatetime(tzinfo=UTC)
     except (ValueError, OverflowError):
         raise InvalidField(field, "is not a time between the years 1 and 9999.") from None
+
+
+def duration(length: timedelta | None) -> Duration | None:
+    """Gives a length of time as protobuf has it."""
+    if length is None:
+        return None
+    message = Duration()
+    message.FromTimedelta(length)
+    return message
+
+
+def duration_in(field: str, message: Duration) -> timedelta:
+    """Gives the length of time in a request's field.
+
+    Raises:
+        InvalidField: It is longer than 10,000 years, or its nanoseconds are out of range.
+    """
+    try:
+        return timedelta(microseconds=message.ToMicroseconds())
+    except (ValueError, OverflowError):
+        raise InvalidField(field, "is not a length of time of less than 10,000 years.") from None

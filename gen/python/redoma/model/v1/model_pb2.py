@@ -26,17 +26,17 @@ from redoma.common.v1 import sampling_pb2 as redoma_dot_common_dot_v1_dot_sampli
 from redoma.common.v1 import usage_pb2 as redoma_dot_common_dot_v1_dot_usage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bredoma/model/v1/model.proto\x12\x0fredoma.model.v1\x1a\x1fredoma/common/v1/sampling.proto\x1a\x1credoma/common/v1/usage.proto\"?\n\x07Message\x12#\n\x04role\x18\x01 \x01(\x0e\x32\x15.redoma.model.v1.Role\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\xd2\x01\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12*\n\x08messages\x18\x02 \x03(\x0b\x32\x18.redoma.model.v1.Message\x12\x33\n\x08sampling\x18\x03 \x01(\x0b\x32!.redoma.common.v1.SamplingOptions\x12\x1e\n\x16\x63ontinue_final_message\x18\x04 \x01(\x08\x12/\n\ntruncation\x18\x05 \x01(\x0e\x32\x1b.redoma.model.v1.Truncation\"\xd0\x04\n\x10GenerateResponse\x12<\n\x07started\x18\x01 \x01(\x0b\x32).redoma.model.v1.GenerateResponse.StartedH\x00\x12\x38\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\'.redoma.model.v1.GenerateResponse.DeltaH\x00\x12\x36\n\x04\x64one\x18\x03 \x01(\x0b\x32&.redoma.model.v1.GenerateResponse.DoneH\x00\x1aq\n\x07Started\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0cinput_tokens\x18\x02 \x01(\x03\x12\x16\n\x0e\x63ontext_tokens\x18\x03 \x01(\x03\x12\x18\n\x10\x64ropped_messages\x18\x04 \x01(\x05\x12\x0f\n\x07queue_s\x18\x05 \x01(\x01\x1a\x82\x01\n\x05\x44\x65lta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\treasoning\x18\x02 \x01(\t\x12\x30\n\x08logprobs\x18\x03 \x03(\x0b\x32\x1e.redoma.common.v1.TokenLogprob\x12&\n\x05usage\x18\x04 \x01(\x0b\x32\x17.redoma.common.v1.Usage\x1a\x8a\x01\n\x04\x44one\x12\x35\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x1e.redoma.common.v1.FinishReason\x12&\n\x05usage\x18\x02 \x01(\x0b\x32\x17.redoma.common.v1.Usage\x12\x11\n\tprefill_s\x18\x03 \x01(\x01\x12\x10\n\x08\x64\x65\x63ode_s\x18\x04 \x01(\x01\x42\x07\n\x05\x65vent\"o\n\x12\x43ountTokensRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12*\n\x08messages\x18\x02 \x03(\x0b\x32\x18.redoma.model.v1.Message\x12\x1e\n\x16\x63ontinue_final_message\x18\x03 \x01(\x08\"C\n\x13\x43ountTokensResponse\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x03\x12\x16\n\x0e\x63ontext_tokens\x18\x02 \x01(\x03\"J\n\x0c\x45mbedRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12+\n\x06inputs\x18\x02 \x03(\x0b\x32\x1b.redoma.model.v1.EmbedInput\"T\n\nEmbedInput\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12+\n\x06tokens\x18\x02 \x01(\x0b\x32\x19.redoma.model.v1.TokenIdsH\x00\x42\t\n\x07\x63ontent\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\x05\"v\n\rEmbedResponse\x12.\n\nembeddings\x18\x01 \x03(\x0b\x32\x1a.redoma.model.v1.Embedding\x12&\n\x05usage\x18\x02 \x01(\x0b\x32\x17.redoma.common.v1.Usage\x12\r\n\x05model\x18\x03 \x01(\t\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\"\x89\x02\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x12\n\nparameters\x18\x03 \x01(\x03\x12\x12\n\nsize_bytes\x18\x04 \x01(\x03\x12\x16\n\x0e\x63ontext_tokens\x18\x05 \x01(\x03\x12\r\n\x05slots\x18\x06 \x01(\x05\x12\x14\n\x0cquantization\x18\x07 \x01(\t\x12\x13\n\x0bload_time_s\x18\x08 \x01(\x03\x12;\n\x10\x64\x65\x66\x61ult_sampling\x18\t \x01(\x0b\x32!.redoma.common.v1.SamplingOptions\x12\x0f\n\x07reasons\x18\n \x01(\x08\x12\x16\n\x0e\x65mbedding_size\x18\x0b \x01(\x05\"\x13\n\x11ListModelsRequest\"<\n\x12ListModelsResponse\x12&\n\x06models\x18\x01 \x03(\x0b\x32\x16.redoma.model.v1.Model\"\x1d\n\x0fGetModelRequest\x12\n\n\x02id\x18\x01 \x01(\t\"9\n\x10GetModelResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.redoma.model.v1.Model*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03*[\n\nTruncation\x12\x1a\n\x16TRUNCATION_UNSPECIFIED\x10\x00\x12\x15\n\x11TRUNCATION_REFUSE\x10\x01\x12\x1a\n\x16TRUNCATION_DROP_OLDEST\x10\x02\x32\xab\x03\n\x0cModelService\x12Q\n\x08Generate\x12 .redoma.model.v1.GenerateRequest\x1a!.redoma.model.v1.GenerateResponse0\x01\x12X\n\x0b\x43ountTokens\x12#.redoma.model.v1.CountTokensRequest\x1a$.redoma.model.v1.CountTokensResponse\x12\x46\n\x05\x45mbed\x12\x1d.redoma.model.v1.EmbedRequest\x1a\x1e.redoma.model.v1.EmbedResponse\x12U\n\nListModels\x12\".redoma.model.v1.ListModelsRequest\x1a#.redoma.model.v1.ListModelsResponse\x12O\n\x08GetModel\x12 .redoma.model.v1.GetModelRequest\x1a!.redoma.model.v1.GetModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bredoma/model/v1/model.proto\x12\x0fredoma.model.v1\x1a\x1fredoma/common/v1/sampling.proto\x1a\x1credoma/common/v1/usage.proto\"?\n\x07Message\x12#\n\x04role\x18\x01 \x01(\x0e\x32\x15.redoma.model.v1.Role\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\xd2\x01\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12*\n\x08messages\x18\x02 \x03(\x0b\x32\x18.redoma.model.v1.Message\x12\x33\n\x08sampling\x18\x03 \x01(\x0b\x32!.redoma.common.v1.SamplingOptions\x12\x1e\n\x16\x63ontinue_final_message\x18\x04 \x01(\x08\x12/\n\ntruncation\x18\x05 \x01(\x0e\x32\x1b.redoma.model.v1.Truncation\"\xd0\x04\n\x10GenerateResponse\x12<\n\x07started\x18\x01 \x01(\x0b\x32).redoma.model.v1.GenerateResponse.StartedH\x00\x12\x38\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\'.redoma.model.v1.GenerateResponse.DeltaH\x00\x12\x36\n\x04\x64one\x18\x03 \x01(\x0b\x32&.redoma.model.v1.GenerateResponse.DoneH\x00\x1aq\n\x07Started\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0cinput_tokens\x18\x02 \x01(\x03\x12\x16\n\x0e\x63ontext_tokens\x18\x03 \x01(\x03\x12\x18\n\x10\x64ropped_messages\x18\x04 \x01(\x05\x12\x0f\n\x07queue_s\x18\x05 \x01(\x01\x1a\x82\x01\n\x05\x44\x65lta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\treasoning\x18\x02 \x01(\t\x12\x30\n\x08logprobs\x18\x03 \x03(\x0b\x32\x1e.redoma.common.v1.TokenLogprob\x12&\n\x05usage\x18\x04 \x01(\x0b\x32\x17.redoma.common.v1.Usage\x1a\x8a\x01\n\x04\x44one\x12\x35\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x1e.redoma.common.v1.FinishReason\x12&\n\x05usage\x18\x02 \x01(\x0b\x32\x17.redoma.common.v1.Usage\x12\x11\n\tprefill_s\x18\x03 \x01(\x01\x12\x10\n\x08\x64\x65\x63ode_s\x18\x04 \x01(\x01\x42\x07\n\x05\x65vent\"k\n\x16GenerateGrantedRequest\x12\x32\n\x08generate\x18\x01 \x01(\x0b\x32 .redoma.model.v1.GenerateRequest\x12\x1d\n\x15granted_output_tokens\x18\x02 \x01(\x03\"\xd2\x01\n\x17GenerateGrantedResponse\x12<\n\x07started\x18\x01 \x01(\x0b\x32).redoma.model.v1.GenerateResponse.StartedH\x00\x12\x38\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\'.redoma.model.v1.GenerateResponse.DeltaH\x00\x12\x36\n\x04\x64one\x18\x03 \x01(\x0b\x32&.redoma.model.v1.GenerateResponse.DoneH\x00\x42\x07\n\x05\x65vent\"o\n\x12\x43ountTokensRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12*\n\x08messages\x18\x02 \x03(\x0b\x32\x18.redoma.model.v1.Message\x12\x1e\n\x16\x63ontinue_final_message\x18\x03 \x01(\x08\"C\n\x13\x43ountTokensResponse\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x03\x12\x16\n\x0e\x63ontext_tokens\x18\x02 \x01(\x03\"J\n\x0c\x45mbedRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12+\n\x06inputs\x18\x02 \x03(\x0b\x32\x1b.redoma.model.v1.EmbedInput\"T\n\nEmbedInput\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12+\n\x06tokens\x18\x02 \x01(\x0b\x32\x19.redoma.model.v1.TokenIdsH\x00\x42\t\n\x07\x63ontent\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\x05\"v\n\rEmbedResponse\x12.\n\nembeddings\x18\x01 \x03(\x0b\x32\x1a.redoma.model.v1.Embedding\x12&\n\x05usage\x18\x02 \x01(\x0b\x32\x17.redoma.common.v1.Usage\x12\r\n\x05model\x18\x03 \x01(\t\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\"\x89\x02\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x12\n\nparameters\x18\x03 \x01(\x03\x12\x12\n\nsize_bytes\x18\x04 \x01(\x03\x12\x16\n\x0e\x63ontext_tokens\x18\x05 \x01(\x03\x12\r\n\x05slots\x18\x06 \x01(\x05\x12\x14\n\x0cquantization\x18\x07 \x01(\t\x12\x13\n\x0bload_time_s\x18\x08 \x01(\x03\x12;\n\x10\x64\x65\x66\x61ult_sampling\x18\t \x01(\x0b\x32!.redoma.common.v1.SamplingOptions\x12\x0f\n\x07reasons\x18\n \x01(\x08\x12\x16\n\x0e\x65mbedding_size\x18\x0b \x01(\x05\"\x13\n\x11ListModelsRequest\"<\n\x12ListModelsResponse\x12&\n\x06models\x18\x01 \x03(\x0b\x32\x16.redoma.model.v1.Model\"\x1d\n\x0fGetModelRequest\x12\n\n\x02id\x18\x01 \x01(\t\"9\n\x10GetModelResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.redoma.model.v1.Model*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03*[\n\nTruncation\x12\x1a\n\x16TRUNCATION_UNSPECIFIED\x10\x00\x12\x15\n\x11TRUNCATION_REFUSE\x10\x01\x12\x1a\n\x16TRUNCATION_DROP_OLDEST\x10\x02\x32\x95\x04\n\x0cModelService\x12Q\n\x08Generate\x12 .redoma.model.v1.GenerateRequest\x1a!.redoma.model.v1.GenerateResponse0\x01\x12h\n\x0fGenerateGranted\x12\'.redoma.model.v1.GenerateGrantedRequest\x1a(.redoma.model.v1.GenerateGrantedResponse(\x01\x30\x01\x12X\n\x0b\x43ountTokens\x12#.redoma.model.v1.CountTokensRequest\x1a$.redoma.model.v1.CountTokensResponse\x12\x46\n\x05\x45mbed\x12\x1d.redoma.model.v1.EmbedRequest\x1a\x1e.redoma.model.v1.EmbedResponse\x12U\n\nListModels\x12\".redoma.model.v1.ListModelsRequest\x1a#.redoma.model.v1.ListModelsResponse\x12O\n\x08GetModel\x12 .redoma.model.v1.GetModelRequest\x1a!.redoma.model.v1.GetModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'redoma.model.v1.model_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=1943
-  _globals['_ROLE']._serialized_end=2023
-  _globals['_TRUNCATION']._serialized_start=2025
-  _globals['_TRUNCATION']._serialized_end=2116
+  _globals['_ROLE']._serialized_start=2265
+  _globals['_ROLE']._serialized_end=2345
+  _globals['_TRUNCATION']._serialized_start=2347
+  _globals['_TRUNCATION']._serialized_end=2438
   _globals['_MESSAGE']._serialized_start=111
   _globals['_MESSAGE']._serialized_end=174
   _globals['_GENERATEREQUEST']._serialized_start=177
@@ -49,30 +49,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GENERATERESPONSE_DELTA']._serialized_end=832
   _globals['_GENERATERESPONSE_DONE']._serialized_start=835
   _globals['_GENERATERESPONSE_DONE']._serialized_end=973
-  _globals['_COUNTTOKENSREQUEST']._serialized_start=984
-  _globals['_COUNTTOKENSREQUEST']._serialized_end=1095
-  _globals['_COUNTTOKENSRESPONSE']._serialized_start=1097
-  _globals['_COUNTTOKENSRESPONSE']._serialized_end=1164
-  _globals['_EMBEDREQUEST']._serialized_start=1166
-  _globals['_EMBEDREQUEST']._serialized_end=1240
-  _globals['_EMBEDINPUT']._serialized_start=1242
-  _globals['_EMBEDINPUT']._serialized_end=1326
-  _globals['_TOKENIDS']._serialized_start=1328
-  _globals['_TOKENIDS']._serialized_end=1351
-  _globals['_EMBEDRESPONSE']._serialized_start=1353
-  _globals['_EMBEDRESPONSE']._serialized_end=1471
-  _globals['_EMBEDDING']._serialized_start=1473
-  _globals['_EMBEDDING']._serialized_end=1500
-  _globals['_MODEL']._serialized_start=1503
-  _globals['_MODEL']._serialized_end=1768
-  _globals['_LISTMODELSREQUEST']._serialized_start=1770
-  _globals['_LISTMODELSREQUEST']._serialized_end=1789
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1791
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1851
-  _globals['_GETMODELREQUEST']._serialized_start=1853
-  _globals['_GETMODELREQUEST']._serialized_end=1882
-  _globals['_GETMODELRESPONSE']._serialized_start=1884
-  _globals['_GETMODELRESPONSE']._serialized_end=1941
-  _globals['_MODELSERVICE']._serialized_start=2119
-  _globals['_MODELSERVICE']._serialized_end=2546
+  _globals['_GENERATEGRANTEDREQUEST']._serialized_start=984
+  _globals['_GENERATEGRANTEDREQUEST']._serialized_end=1091
+  _globals['_GENERATEGRANTEDRESPONSE']._serialized_start=1094
+  _globals['_GENERATEGRANTEDRESPONSE']._serialized_end=1304
+  _globals['_COUNTTOKENSREQUEST']._serialized_start=1306
+  _globals['_COUNTTOKENSREQUEST']._serialized_end=1417
+  _globals['_COUNTTOKENSRESPONSE']._serialized_start=1419
+  _globals['_COUNTTOKENSRESPONSE']._serialized_end=1486
+  _globals['_EMBEDREQUEST']._serialized_start=1488
+  _globals['_EMBEDREQUEST']._serialized_end=1562
+  _globals['_EMBEDINPUT']._serialized_start=1564
+  _globals['_EMBEDINPUT']._serialized_end=1648
+  _globals['_TOKENIDS']._serialized_start=1650
+  _globals['_TOKENIDS']._serialized_end=1673
+  _globals['_EMBEDRESPONSE']._serialized_start=1675
+  _globals['_EMBEDRESPONSE']._serialized_end=1793
+  _globals['_EMBEDDING']._serialized_start=1795
+  _globals['_EMBEDDING']._serialized_end=1822
+  _globals['_MODEL']._serialized_start=1825
+  _globals['_MODEL']._serialized_end=2090
+  _globals['_LISTMODELSREQUEST']._serialized_start=2092
+  _globals['_LISTMODELSREQUEST']._serialized_end=2111
+  _globals['_LISTMODELSRESPONSE']._serialized_start=2113
+  _globals['_LISTMODELSRESPONSE']._serialized_end=2173
+  _globals['_GETMODELREQUEST']._serialized_start=2175
+  _globals['_GETMODELREQUEST']._serialized_end=2204
+  _globals['_GETMODELRESPONSE']._serialized_start=2206
+  _globals['_GETMODELRESPONSE']._serialized_end=2263
+  _globals['_MODELSERVICE']._serialized_start=2441
+  _globals['_MODELSERVICE']._serialized_end=2974
 # @@protoc_insertion_point(module_scope)

@@ -288,6 +288,74 @@ class GenerateResponse(_message.Message):
 Global___GenerateResponse: _TypeAlias = GenerateResponse  # noqa: Y015
 
 @_typing.final
+class GenerateGrantedRequest(_message.Message):
+    """GenerateGrantedRequest is a prompt and what is granted to answer it, or more of the latter."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GENERATE_FIELD_NUMBER: _builtins.int
+    GRANTED_OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    granted_output_tokens: _builtins.int
+    """Output tokens that the answer may have in all; the lesser of it and `sampling.max_output_tokens` holds. At least 1 in the
+    first message. In a later one, what is not above the last is ignored.
+    """
+    @_builtins.property
+    def generate(self) -> Global___GenerateRequest:
+        """What to generate. In the first message, and ignored in others."""
+
+    def __init__(
+        self,
+        *,
+        generate: Global___GenerateRequest | None = ...,
+        granted_output_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["generate", b"generate"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generate", b"generate", "granted_output_tokens", b"granted_output_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GenerateGrantedRequest: _TypeAlias = GenerateGrantedRequest  # noqa: Y015
+
+@_typing.final
+class GenerateGrantedResponse(_message.Message):
+    """GenerateGrantedResponse is one event of the stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STARTED_FIELD_NUMBER: _builtins.int
+    DELTA_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def started(self) -> Global___GenerateResponse.Started:
+        """The first event."""
+
+    @_builtins.property
+    def delta(self) -> Global___GenerateResponse.Delta:
+        """A piece of the answer."""
+
+    @_builtins.property
+    def done(self) -> Global___GenerateResponse.Done:
+        """The last event."""
+
+    def __init__(
+        self,
+        *,
+        started: Global___GenerateResponse.Started | None = ...,
+        delta: Global___GenerateResponse.Delta | None = ...,
+        done: Global___GenerateResponse.Done | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "done", b"done", "event", b"event", "started", b"started"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "done", b"done", "event", b"event", "started", b"started"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["started", "delta", "done"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___GenerateGrantedResponse: _TypeAlias = GenerateGrantedResponse  # noqa: Y015
+
+@_typing.final
 class CountTokensRequest(_message.Message):
     """CountTokensRequest is a prompt to count."""
 

@@ -45,6 +45,11 @@ class ModelServiceStub:
                 request_serializer=redoma_dot_model_dot_v1_dot_model__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=redoma_dot_model_dot_v1_dot_model__pb2.GenerateResponse.FromString,
                 _registered_method=True)
+        self.GenerateGranted = channel.stream_stream(
+                '/redoma.model.v1.ModelService/GenerateGranted',
+                request_serializer=redoma_dot_model_dot_v1_dot_model__pb2.GenerateGrantedRequest.SerializeToString,
+                response_deserializer=redoma_dot_model_dot_v1_dot_model__pb2.GenerateGrantedResponse.FromString,
+                _registered_method=True)
         self.CountTokens = channel.unary_unary(
                 '/redoma.model.v1.ModelService/CountTokens',
                 request_serializer=redoma_dot_model_dot_v1_dot_model__pb2.CountTokensRequest.SerializeToString,
@@ -83,6 +88,18 @@ class ModelServiceServicer:
 
         Errors: INVALID_ARGUMENT (INVALID_FIELD, PROMPT_TOO_LONG), RESOURCE_EXHAUSTED (QUEUE_FULL, DEADLINE_UNREACHABLE,
         READER_TOO_SLOW), DEADLINE_EXCEEDED, ABORTED (TENANT_PURGED), INTERNAL (GENERATION_FAILED).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GenerateGranted(self, request_iterator, context):
+        """Generates as Generate does, within a grant of output tokens that may be raised while it runs: an answer of which nobody
+        knows how long it gets holds no more of a quota than it may soon need, and never says more than it holds. The first
+        message is the request, later ones raise the grant. An answer of as many tokens as are granted ends with
+        FINISH_REASON_LENGTH.
+
+        Errors: as Generate's.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -129,6 +146,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.Generate,
                     request_deserializer=redoma_dot_model_dot_v1_dot_model__pb2.GenerateRequest.FromString,
                     response_serializer=redoma_dot_model_dot_v1_dot_model__pb2.GenerateResponse.SerializeToString,
+            ),
+            'GenerateGranted': grpc.stream_stream_rpc_method_handler(
+                    servicer.GenerateGranted,
+                    request_deserializer=redoma_dot_model_dot_v1_dot_model__pb2.GenerateGrantedRequest.FromString,
+                    response_serializer=redoma_dot_model_dot_v1_dot_model__pb2.GenerateGrantedResponse.SerializeToString,
             ),
             'CountTokens': grpc.unary_unary_rpc_method_handler(
                     servicer.CountTokens,
@@ -184,6 +206,33 @@ class ModelService:
             '/redoma.model.v1.ModelService/Generate',
             redoma_dot_model_dot_v1_dot_model__pb2.GenerateRequest.SerializeToString,
             redoma_dot_model_dot_v1_dot_model__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GenerateGranted(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/redoma.model.v1.ModelService/GenerateGranted',
+            redoma_dot_model_dot_v1_dot_model__pb2.GenerateGrantedRequest.SerializeToString,
+            redoma_dot_model_dot_v1_dot_model__pb2.GenerateGrantedResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -47,6 +47,14 @@ class ModelServiceStub:
     Errors: INVALID_ARGUMENT (INVALID_FIELD, PROMPT_TOO_LONG), RESOURCE_EXHAUSTED (QUEUE_FULL, DEADLINE_UNREACHABLE,
     READER_TOO_SLOW), DEADLINE_EXCEEDED, ABORTED (TENANT_PURGED), INTERNAL (GENERATION_FAILED).
     """
+    GenerateGranted: _grpc.StreamStreamMultiCallable[_model_pb2.GenerateGrantedRequest, _model_pb2.GenerateGrantedResponse]
+    """Generates as Generate does, within a grant of output tokens that may be raised while it runs: an answer of which nobody
+    knows how long it gets holds no more of a quota than it may soon need, and never says more than it holds. The first
+    message is the request, later ones raise the grant. An answer of as many tokens as are granted ends with
+    FINISH_REASON_LENGTH.
+
+    Errors: as Generate's.
+    """
     CountTokens: _grpc.UnaryUnaryMultiCallable[_model_pb2.CountTokensRequest, _model_pb2.CountTokensResponse]
     """Counts the tokens of a prompt as Generate would see it, without generating.
 
@@ -82,6 +90,14 @@ class ModelServiceAsyncStub(ModelServiceStub):
 
     Errors: INVALID_ARGUMENT (INVALID_FIELD, PROMPT_TOO_LONG), RESOURCE_EXHAUSTED (QUEUE_FULL, DEADLINE_UNREACHABLE,
     READER_TOO_SLOW), DEADLINE_EXCEEDED, ABORTED (TENANT_PURGED), INTERNAL (GENERATION_FAILED).
+    """
+    GenerateGranted: _aio.StreamStreamMultiCallable[_model_pb2.GenerateGrantedRequest, _model_pb2.GenerateGrantedResponse]  # type: ignore[assignment]
+    """Generates as Generate does, within a grant of output tokens that may be raised while it runs: an answer of which nobody
+    knows how long it gets holds no more of a quota than it may soon need, and never says more than it holds. The first
+    message is the request, later ones raise the grant. An answer of as many tokens as are granted ends with
+    FINISH_REASON_LENGTH.
+
+    Errors: as Generate's.
     """
     CountTokens: _aio.UnaryUnaryMultiCallable[_model_pb2.CountTokensRequest, _model_pb2.CountTokensResponse]  # type: ignore[assignment]
     """Counts the tokens of a prompt as Generate would see it, without generating.
@@ -121,6 +137,20 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: INVALID_ARGUMENT (INVALID_FIELD, PROMPT_TOO_LONG), RESOURCE_EXHAUSTED (QUEUE_FULL, DEADLINE_UNREACHABLE,
         READER_TOO_SLOW), DEADLINE_EXCEEDED, ABORTED (TENANT_PURGED), INTERNAL (GENERATION_FAILED).
+        """
+
+    @_abc_1.abstractmethod
+    def GenerateGranted(
+        self,
+        request_iterator: _MaybeAsyncIterator[_model_pb2.GenerateGrantedRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_model_pb2.GenerateGrantedResponse], _abc.AsyncIterator[_model_pb2.GenerateGrantedResponse]]:
+        """Generates as Generate does, within a grant of output tokens that may be raised while it runs: an answer of which nobody
+        knows how long it gets holds no more of a quota than it may soon need, and never says more than it holds. The first
+        message is the request, later ones raise the grant. An answer of as many tokens as are granted ends with
+        FINISH_REASON_LENGTH.
+
+        Errors: as Generate's.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,1 @@
+"""Proves from outside that a deployment keeps its tenants apart: what `redoma conformance` runs."""

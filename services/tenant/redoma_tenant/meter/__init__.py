@@ -1,0 +1,1 @@
+"""How use is held, counted and booked. All but `meter.py` is arithmetic."""

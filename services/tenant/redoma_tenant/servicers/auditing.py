@@ -1,0 +1,105 @@
+"""Writes every administrative call into the audit chains when it ends, before its answer is sent, and every denied one."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import datetime
+
+import grpc
+
+from redoma_kit.errors import DomainError, ErrorTable, failure_of
+from redoma_kit.interceptors.pipeline import Call
+from redoma_kit.policy import Policy
+from redoma_tenant.audit.chain import Event
+from redoma_tenant.audit.repeats import Repeats
+from redoma_tenant.audit.trail import AuditTrail
+from redoma_tenant.names import TENANT_ID
+from redoma_tenant.policy import GIVERS, READERS
+from redoma_tenant.servicers.subjects import changed_values, named_resource, made_resource
+
+ADMINISTRATIVE = GIVERS | READERS
+DENIED = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})
+FORWARDED_FOR = "x-forwarded-for"
+OK = "OK"
+CANCELLED = "CANCELLED"
+INTERNAL = "INTERNAL"
+INVALID = "INVALID_FIELD"
+
+
+class Auditing:
+    """Records administrative calls one by one, and of all others those that are denied, gathered."""
+
+    def __init__(
+        self, policy: Policy, errors: ErrorTable, trail: AuditTrail, denials: Repeats, now: Callable[[], datetime]
+    ) -> None:
+        self._administrative = frozenset(
+            method for method, rule in policy.items() if (rule.any_scope | rule.all_scopes) & ADMINISTRATIVE
+        )
+        self._errors = errors
+        self._trail = trail
+        self._denials = denials
+        self._now = now
+
+    @asynccontextmanager
+    async def __call__(self, call: Call) -> AsyncIterator[None]:
+        is_administrative = call.method in self._administrative
+        if is_administrative:
+            self._trail.check()
+        result, is_denied = OK, False
+        try:
+            yield
+        except asyncio.CancelledError:
+            result = CANCELLED
+            raise
+        except DomainError as error:
+            result, is_denied = self._refusal(error)
+            raise
+        except BaseException:
+            result = INTERNAL
+            raise
+        finally:
+            if is_administrative and call.identity is not None:
+                await self._trail.record(self._event(call, result))
+            elif is_denied:
+                self._denials.note(self._event(call, result))
+
+    def _refusal(self, error: DomainError) -> tuple[str, bool]:
+        try:
+            failure = failure_of(error, self._errors)
+        except KeyError:
+            return INTERNAL, False
+        return failure.reason, failure.code in DENIED
+
+    def _event(self, call: Call, result: str) -> Event:
+        caller = call.identity
+        resource, details = "", {}
+        if call.request is not None and result != INVALID and caller is not None:
+            resource, details = named_resource(call.request, caller.tenant), changed_values(call.request)
+        if result == OK and call.request is not None and call.response is not None:
+            resource, made = made_resource(resource, call.response)
+            details |= made
+        return Event(
+            chain=_chain(caller.tenant if caller else "", resource if result == OK else ""),
+            time=self._now(),
+            actor=caller.principal if caller else "",
+            action=call.method,
+            resource=resource,
+            source=source_of(call),
+            result=result,
+            request_id=call.request_id,
+            details=details,
+        )
+
+
+def source_of(call: Call) -> str:
+    """Gives where a call comes from: the address that the edge saw, or the service that called."""
+    return call.metadata(FORWARDED_FOR).rpartition(",")[2].strip() or call.peer
+
+
+def _chain(own: str, resource: str) -> str:
+    """Gives the caller's own chain; for an operator that of the tenant it acted on. Names in failed calls may be made up."""
+    if own:
+        return own
+    collection, _, rest = resource.partition("/")
+    tenant = rest.partition("/")[0]
+    return tenant if collection == "tenants" and TENANT_ID.fullmatch(tenant) else ""
