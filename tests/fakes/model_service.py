@@ -14,6 +14,7 @@ from redoma.common.v1 import sampling_pb2, usage_pb2
 from redoma.model.v1 import model_pb2
 from redoma.model.v1.model_pb2_grpc import ModelServiceServicer, add_ModelServiceServicer_to_server
 from redoma.tenant.v1 import tenant_pb2
+from redoma.tenant.v1.meter_pb2_grpc import MeterServiceServicer, add_MeterServiceServicer_to_server
 from redoma.tenant.v1.tenant_pb2_grpc import TenantServiceServicer, add_TenantServiceServicer_to_server
 from redoma_kit.settings import TlsSettings
 from redoma_kit.tls import server_credentials
@@ -80,6 +81,7 @@ class FakeModel(ModelServiceServicer):
         holds_headers: Keeps the response headers of Generate back, as a frozen peer does.
         embed_requests: What Embed was asked.
         before_embedding: What Embed does before it answers: WaitFor and Fail only.
+        grants: What GenerateGranted was granted, one number after the other.
     """
 
     def __init__(self) -> None:
@@ -94,6 +96,7 @@ class FakeModel(ModelServiceServicer):
         self.holds_headers = False
         self.embed_requests: list[model_pb2.EmbedRequest] = []
         self.before_embedding: Sequence[Step] = ()
+        self.grants: list[int] = []
 
     async def Generate(
         self, request: model_pb2.GenerateRequest, context: Any
@@ -120,6 +123,31 @@ class FakeModel(ModelServiceServicer):
         except asyncio.CancelledError:
             self.cancelled.set()
             raise
+
+    async def GenerateGranted(
+        self, requests: AsyncIterator[model_pb2.GenerateGrantedRequest], context: Any
+    ) -> AsyncIterator[model_pb2.GenerateGrantedResponse]:
+        """Plays the script as far as is granted, and takes what is granted on the way."""
+        first = await anext(aiter(requests))
+        self.grants.append(first.granted_output_tokens)
+
+        async def take() -> None:
+            async for request in requests:
+                self.grants.append(request.granted_output_tokens)
+
+        taking = asyncio.create_task(take())
+        try:
+            async for response in self.Generate(first.generate, context):
+                granted = model_pb2.GenerateGrantedResponse.FromString(response.SerializeToString())
+                yield granted
+                if granted.delta.usage.output_tokens >= max(self.grants):
+                    done = model_pb2.GenerateResponse.Done(
+                        finish_reason=usage_pb2.FINISH_REASON_LENGTH, usage=granted.delta.usage
+                    )
+                    yield model_pb2.GenerateGrantedResponse(done=done)
+                    return
+        finally:
+            taking.cancel()
 
     async def _play(self, script: Sequence[Step], context: Any) -> AsyncIterator[model_pb2.GenerateResponse]:
         usage = usage_pb2.Usage(input_tokens=INPUT_TOKENS, cached_input_tokens=3)
@@ -236,14 +264,18 @@ class FakeModelServer:
 
 
 class FakeTenant(TenantServiceServicer):
-    """Answers GetContentChecks with `checks`; every other method is not there.
+    """Answers GetContentChecks with `checks` and ListContentPolicies; every other method is not there.
 
     Attributes:
+        content_storage: Where texts are kept.
+        policies: What ListContentPolicies answers, a policy a page.
         asked: Metadata of each call.
         fails: Answers UNAVAILABLE.
     """
 
     def __init__(self) -> None:
+        self.content_storage = tenant_pb2.Tenant.CONTENT_STORAGE_UNSPECIFIED
+        self.policies: list[tenant_pb2.ContentPolicy] = []
         self.checks = tenant_pb2.ContentChecks()
         self.asked: list[dict[str, str | bytes]] = []
         self.fails = False
@@ -255,7 +287,19 @@ class FakeTenant(TenantServiceServicer):
         self.asked.append(dict(context.invocation_metadata()))
         if self.fails:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the fake is down")
-        return tenant_pb2.GetContentChecksResponse(content_checks=self.checks)
+        return tenant_pb2.GetContentChecksResponse(content_checks=self.checks, content_storage=self.content_storage)
+
+    async def ListContentPolicies(
+        self, request: tenant_pb2.ListContentPoliciesRequest, context: Any
+    ) -> tenant_pb2.ListContentPoliciesResponse:
+        """Answers the policies."""
+        if self.fails:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the fake is down")
+        index = int(request.page_token or 0)
+        more = index + 1 < len(self.policies)
+        return tenant_pb2.ListContentPoliciesResponse(
+            content_policies=self.policies[index : index + 1], next_page_token=str(index + 1) if more else ""
+        )
 
     def _absent(self, request: Any, context: Any) -> Any:
         raise NotImplementedError
@@ -264,10 +308,11 @@ class FakeTenant(TenantServiceServicer):
 
 
 class FakeTenantServer:
-    """Serves a FakeTenant."""
+    """Serves a FakeTenant, and a meter."""
 
-    def __init__(self, tls: TlsSettings, tenant: FakeTenant) -> None:
+    def __init__(self, tls: TlsSettings, tenant: FakeTenant, meter: MeterServiceServicer) -> None:
         self.tenant = tenant
+        self.meter = meter
         self.port = 0
         self._tls = tls
         self._server: grpc.aio.Server | None = None
@@ -276,6 +321,7 @@ class FakeTenantServer:
         """Serves, on the port it had before if it had one."""
         self._server = grpc.aio.server(options=SERVER_OPTIONS)
         add_TenantServiceServicer_to_server(self.tenant, self._server)
+        add_MeterServiceServicer_to_server(self.meter, self._server)
         self.port = self._server.add_secure_port(f"127.0.0.1:{self.port}", server_credentials(self._tls))
         await self._server.start()
 

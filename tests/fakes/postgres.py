@@ -69,9 +69,8 @@ class PostgresServer:
 
     def _run(self, program: str, *arguments: str | Path) -> str:
         command = [self._programs / program, *arguments]
-        return subprocess.run(
-            command, check=True, capture_output=True, text=True, cwd=self.folder, **self._as_user
-        ).stdout
+        done = subprocess.run(command, check=True, capture_output=True, cwd=self.folder, **self._as_user)
+        return bytes(done.stdout).decode()
 
     def start(self) -> None:
         """Starts the server and waits until it is ready."""

@@ -81,9 +81,7 @@ def _as_bytes(value: str | bytes) -> bytes:
     return value if isinstance(value, bytes) else value.encode()
 
 
-def grpc_answer(
-    code: str, message: str, bodies: Sequence[bytes], headers: Sequence[tuple[str, str | bytes]]
-) -> Answer:
+def grpc_answer(code: str, message: str, bodies: Sequence[bytes], headers: Sequence[tuple[str, str | bytes]]) -> Answer:
     """Reads a gRPC call's end; `headers` are initial and trailing metadata."""
     reason, metadata, types, retry_after_s = "", {}, [], None
     for detail in _details(headers):

@@ -83,7 +83,7 @@ async def _journal(lab: Lab, tenant: LabTenant) -> tuple[dict[str, Counts], int]
             ended[record.token_id] = {unit: getattr(record.usage, unit) for unit in UNITS}
         page_token = page.next_page_token
         if not page_token:
-            return ended, running
+            return {call: counts for call, counts in ended.items() if any(counts.values())}, running
 
 
 async def _ledger(lab: Lab, tenant: LabTenant) -> tuple[dict[str, Counts], tuple[str, ...]]:
@@ -105,9 +105,8 @@ async def _ledger(lab: Lab, tenant: LabTenant) -> tuple[dict[str, Counts], tuple
         page_token = page.next_page_token
         if not page_token:
             # Which side has the sign is the ledger's own affair.
-            return {call: {unit: abs(sum_) for unit, sum_ in counts.items()} for call, counts in booked.items()}, tuple(
-                unbalanced
-            )
+            whole = {call: {unit: abs(sum_) for unit, sum_ in counts.items()} for call, counts in booked.items()}
+            return {call: counts for call, counts in whole.items() if any(counts.values())}, tuple(unbalanced)
 
 
 def compare(books: Books, probes: Probes, replicas: int) -> None:
@@ -128,7 +127,10 @@ def compare(books: Books, probes: Probes, replicas: int) -> None:
             _told(books.ledger[call]),
         )
     probes.expect(
-        not unequal, "the ledger has what the model counted, to the token", "no difference", f"{len(unequal)} calls differ"
+        not unequal,
+        "the ledger has what the model counted, to the token",
+        "no difference",
+        f"{len(unequal)} calls differ",
     )
     unknown = [call for call in books.ledger if call not in books.journal]
     if replicas == 1:
@@ -139,7 +141,9 @@ def compare(books: Books, probes: Probes, replicas: int) -> None:
             f"{len(unknown)} booked calls are not in the model's journal",
         )
     elif unknown:
-        probes.leave_out(f"{len(unknown)} calls are in the journals of other replicas, which can't be read from outside")
+        probes.leave_out(
+            f"{len(unknown)} calls are in the journals of other replicas, which can't be read from outside"
+        )
     probes.expect(
         not books.unbalanced,
         "both sides of each amount add up to zero",

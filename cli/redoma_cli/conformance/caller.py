@@ -68,9 +68,9 @@ class Caller:
     async def _ask(self, request: Message, headers: Headers, path: str) -> Answer:
         bodies: list[bytes] = []
         # On the wire a unary response is a stream of one.
-        call = self.channel.unary_stream(path, type(request).SerializeToString)(
-            request, metadata=(*self.metadata, *headers), timeout=CALL_TIMEOUT_S
-        )
+        call: grpc.aio.UnaryStreamCall[Message, bytes] = self.channel.unary_stream(
+            path, type(request).SerializeToString
+        )(request, metadata=(*self.metadata, *headers), timeout=CALL_TIMEOUT_S)
         try:
             async for body in call:
                 bodies.append(body)

@@ -134,9 +134,7 @@ class HttpClient:
     authority: str
 
     @asynccontextmanager
-    async def open(
-        self, verb: str, target: str, headers: Headers = (), body: bytes = b""
-    ) -> AsyncIterator[HttpStream]:
+    async def open(self, verb: str, target: str, headers: Headers = (), body: bytes = b"") -> AsyncIterator[HttpStream]:
         """Sends a request and gives the response once its headers are there.
 
         Raises:

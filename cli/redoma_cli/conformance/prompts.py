@@ -3,12 +3,37 @@
 import random
 
 WORDS = (
-    "amber anchor basin beacon birch bridge canyon cedar cinder cobalt copper coral dune ember fjord garnet glacier harbor "
-    "hazel heron indigo island ivory jasper juniper kelp lagoon lantern larch ledger lichen linen marble meadow mercury "
-    "monsoon nectar nickel oasis obsidian olive opal orchard pebble pepper pine plateau prairie quarry quartz raven reef "
-    "ridge saffron sandal shale sierra silver spruce summit tallow thicket timber topaz tundra valley velvet walnut willow"
-).split()
-LONG_WORDS, SHORT_WORDS = 500, 6
+    *(
+        "amber",
+        "anchor",
+        "basin",
+        "beacon",
+        "bridge",
+        "canyon",
+        "cedar",
+        "coral",
+        "ember",
+        "garnet",
+        "glacier",
+        "harbor",
+    ),
+    *(
+        "island",
+        "ivory",
+        "lagoon",
+        "lantern",
+        "marble",
+        "meadow",
+        "nickel",
+        "oasis",
+        "olive",
+        "pepper",
+        "quarry",
+        "raven",
+    ),
+    *("saffron", "silver", "summit", "timber", "valley", "velvet", "walnut", "willow"),
+)
+LONG_WORDS, SHORT_WORDS = 500, 8
 
 
 def long_prompt(rng: random.Random) -> str:

@@ -17,7 +17,7 @@ def secret_part(key: str) -> str:
 
 
 def holds_secret(content: bytes, key: str) -> bool:
-    """Says whether `content` holds the secret part of `key`: as it is, percent-encoded, in hex, in base64 or reversed."""
+    """Says whether `content` holds the secret part of `key`: plain, percent-encoded, in hex, in base64, reversed."""
     secret = secret_part(key)
     plain = content.decode("latin-1")
     forms = {secret, quote(secret, safe=""), secret.encode().hex(), secret[::-1], secret.encode().hex().upper()}

@@ -7,6 +7,7 @@ still speaks nothing but mutual TLS.
 import base64
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -25,6 +26,7 @@ from redoma_kit import policy
 CA_LIFETIME = timedelta(days=3650)
 LEAF_LIFETIME = timedelta(days=397)
 RENEW_BEFORE = timedelta(days=30)
+CONTENT_KEY_BYTES = 32
 # Clocks of two machines, or of one before and after it was set, differ a little.
 BACKDATE = timedelta(minutes=5)
 SITES = {"tenant": "public", "chat": "public", "edge": "public", "supervisor": "public", "model": "private"}
@@ -79,12 +81,17 @@ class DevelopmentAuthority:
         """The public half of the signing key, as a JSON Web Key Set."""
         return self._directory / "jwks.json"
 
+    @property
+    def content_key(self) -> Path:
+        """The key that wraps the tenants' content keys; without it nothing that chat keeps can be read."""
+        return self._directory / "content.key"
+
     def identity(self, service: str) -> IdentityFiles:
         """Where the service's identity lies."""
         return IdentityFiles(self._directory / service)
 
     def ensure(self) -> None:
-        """Makes the authority, an identity for each service of SITES, the signing key and its key set.
+        """Makes the authority, an identity for each service of SITES, the signing key, its key set and the content key.
 
         Raises:
             OSError: A file can't be read or written.
@@ -93,6 +100,9 @@ class DevelopmentAuthority:
         for service in SITES:
             self._ensure_identity(service, authority_key, authority)
         self._ensure_signing_key()
+        if not self.content_key.exists():
+            # Never made anew, whatever is in it: what it wrapped would be lost.
+            write_private(self.content_key, base64.b64encode(os.urandom(CONTENT_KEY_BYTES)) + b"\n")
 
     def expiry(self, service: str) -> datetime:
         """When the service's certificate expires.

@@ -150,6 +150,8 @@ def prepare_site(
         files = [file, identity.ca, identity.certificate, identity.key]
         if service == "tenant":
             files += [authority.signing_key, hash_file]
+        if service == "chat":
+            files.append(authority.content_key)
         files += program_files((f"redoma_{service}", "redoma_kit", "redoma"))
         probe = ProbeSpec("grpc", f"{LOOPBACK}:{ports[service]}", server_name(service))
         specs.append(ProcessSpec(service, argv, inherited | own, probe, fingerprint(argv, own, files)))
@@ -242,6 +244,7 @@ def _own_settings(
         }
     return {
         **database,
+        "key_provider": {"kind": "file", "file": str(authority.content_key)},
         "reflection": options.reflection,
         "model": {"target": f"{LOOPBACK}:{ports['model']}", "server_name": server_name("model")},
         "tenant": {"target": f"{LOOPBACK}:{ports['tenant']}", "server_name": server_name("tenant")},

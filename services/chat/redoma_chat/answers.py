@@ -23,8 +23,10 @@ from redoma_chat.errors import StateConflict
 from redoma_chat.guarded_model import CheckedPrompt, GuardedModel
 from redoma_chat.ids import IdSource
 from redoma_chat.inference import Delta, FinishReason, Role, Started
+from redoma_chat.metering.settlements import Settlements
 from redoma_chat.names import Owner
 from redoma_chat.persistence import run_to_end
+from redoma_chat.placement import Placement
 from redoma_chat.recording import Recording, RecordingStore
 from redoma_chat.response_format import ResponseFormat
 from redoma_chat.sampling import Sampling, check_sampling
@@ -93,18 +95,22 @@ class Answers:
     def __init__(
         self,
         store: AnswerStore,
+        placement: Placement,
         model: GuardedModel,
         ids: IdSource,
         endings: Endings,
+        settlements: Settlements,
         now_us: Callable[[], int],
         is_stopping: Callable[[], bool],
         log: structlog.stdlib.BoundLogger,
     ) -> None:
         self._store = store
+        self._placement = placement
         self._model = model
         self._ids = ids
         self._endings = endings
-        self._checkpoints = Checkpoints(store, log)
+        self._settlements = settlements
+        self._checkpoints = Checkpoints(store, now_us, log)
         self._now_us = now_us
         self._is_stopping = is_stopping
         self._log = log
@@ -118,11 +124,13 @@ class Answers:
             ResourceNotFound: The conversation or the parent is not there for this owner.
             InvalidField: The message can't stand under that parent, is too long, or no text.
             StateConflict: The parent is an answer that still streams.
+            ContentStorageOff: The tenant has conversations kept nowhere, or elsewhere by now.
         """
         if len(content.encode()) > MAX_CONTENT_BYTES:
             raise InvalidField("content", f"at most {MAX_CONTENT_BYTES} bytes")
         check_text(content, "content")
         check_sampling(sampling, "sampling.{}".format)
+        owner = await self._placement.to_write(owner, conversation_id)
         conversation = await self._conversation(owner, conversation_id)
         parent = await self._message(owner, conversation_id, parent_id) if parent_id else None
         self._check_parent(parent, content)
@@ -158,8 +166,10 @@ class Answers:
         Raises:
             ResourceNotFound: The message is not there for this owner.
             StateConflict: It is not a PARTIAL answer, or another call goes on with it.
+            ContentStorageOff: The tenant has conversations kept nowhere, or elsewhere by now.
         """
         check_sampling(sampling, "sampling.{}".format)
+        owner = await self._placement.to_write(owner, conversation_id)
         conversation = await self._conversation(owner, conversation_id)
         partial = await self._message(owner, conversation_id, message_id)
         if partial.state is not MessageState.PARTIAL:
@@ -190,10 +200,12 @@ class Answers:
             nonlocal is_ours
             await self._begin(job)
             is_ours = True
+            recording.begun()
 
         try:
             await run_to_end(begin())
-            async with aclosing(self._model.generate(job.checked, sampling, deadline, already)) as events:
+            answer = self._model.generate(job.checked, sampling, deadline, already, recording.settle)
+            async with aclosing(answer) as events:
                 async for event in events:
                     if isinstance(event, Delta):
                         recording.append(event)
@@ -211,9 +223,15 @@ class Answers:
             raise
         finally:
             if has_started:
-                saved = await run_to_end(recording.finish(reason))
-            elif is_ours:
-                await run_to_end(self._undo(job))
+                try:
+                    saved = await run_to_end(recording.finish(reason))
+                finally:
+                    self._settlements.wake()
+            else:
+                if recording.settlement is not None:
+                    self._settlements.send(recording.settlement)
+                if is_ours:
+                    await run_to_end(self._undo(job, recording))
         yield AnswerDone(saved)
 
     def _started(self, job: _Job, recording: Recording, event: Started) -> AnswerStarted:
@@ -227,7 +245,8 @@ class Answers:
         elif not await self._store.reopen_answer(job.owner, job.answer):
             raise StateConflict(f"STATE_{MessageState.STREAMING.value}")
 
-    async def _undo(self, job: _Job) -> None:
+    async def _undo(self, job: _Job, recording: Recording) -> None:
+        await recording.undone()
         continued = job.continued
         try:
             if continued is None:

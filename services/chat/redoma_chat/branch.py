@@ -12,16 +12,16 @@ from redoma_chat.inference import Prompt, Role, Turn
 from redoma_chat.names import Owner
 
 MAX_TURNS = 4_095
-MAX_CHARACTERS = 1_500_000
+MAX_BYTES = 1_500_000
 
 
 @dataclass(frozen=True, slots=True)
 class BranchEntry:
-    """A message on a branch, without its text."""
+    """A message on a branch, without its text, which takes `size_bytes` where it is kept."""
 
     id: str
     role: Role
-    characters: int
+    size_bytes: int
 
 
 class BranchStore(Protocol):
@@ -58,9 +58,9 @@ async def read_branch(store: BranchStore, owner: Owner, conversation_id: str, ti
 def first_kept(entries: Sequence[BranchEntry]) -> int:
     """Gives the index of the first message that a prompt can hold together with all that follow; a user's, if any."""
     first = max(0, len(entries) - MAX_TURNS + 1)
-    characters = sum(entry.characters for entry in entries[first:])
-    while first < len(entries) - 1 and characters > MAX_CHARACTERS:
-        characters -= entries[first].characters
+    size_bytes = sum(entry.size_bytes for entry in entries[first:])
+    while first < len(entries) - 1 and size_bytes > MAX_BYTES:
+        size_bytes -= entries[first].size_bytes
         first += 1
     while 0 < first < len(entries) - 1 and entries[first].role is not Role.USER:
         first += 1

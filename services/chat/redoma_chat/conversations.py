@@ -3,11 +3,13 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from itertools import chain
 from typing import Protocol
 
 from redoma_chat.ids import IdSource
 from redoma_chat.inference import FinishReason, Role, Usage
 from redoma_chat.names import Owner
+from redoma_chat.placement import Placement
 from redoma_chat.response_format import ResponseFormat
 from redoma_chat.sampling import Sampling, check_sampling
 from redoma_kit.errors import InvalidField, ResourceNotFound
@@ -105,8 +107,11 @@ class Conversations:
     Every method raises ResourceNotFound for a conversation that is not the owner's.
     """
 
-    def __init__(self, store: ConversationStore, ids: IdSource, now_us: Callable[[], int]) -> None:
+    def __init__(
+        self, store: ConversationStore, placement: Placement, ids: IdSource, now_us: Callable[[], int]
+    ) -> None:
         self._store = store
+        self._placement = placement
         self._ids = ids
         self._now_us = now_us
 
@@ -115,6 +120,7 @@ class Conversations:
 
         Raises:
             InvalidField: A setting is out of range, or no text.
+            ContentStorageOff: The tenant has conversations kept nowhere.
         """
         if len(request_id) > MAX_REQUEST_ID_CHARACTERS:
             raise InvalidField("request_id", f"at most {MAX_REQUEST_ID_CHARACTERS} characters")
@@ -124,14 +130,12 @@ class Conversations:
         conversation = replace(
             wanted, id=self._ids.new(), create_time_us=now_us, update_time_us=now_us, latest_message_id=""
         )
+        owner = await self._placement.to_create(owner)
         return await self._store.create_conversation(owner, conversation, request_id)
 
     async def get(self, owner: Owner, conversation_id: str) -> Conversation:
         """Gets a conversation."""
-        found = await self._store.get_conversation(owner, conversation_id)
-        if found is None:
-            raise ResourceNotFound(owner.conversation_name(conversation_id))
-        return found
+        return await self._found(await self._placement.to_read(owner, conversation_id), conversation_id)
 
     async def list_conversations(
         self, owner: Owner, words: str, before: tuple[int, str] | None, limit: int
@@ -144,27 +148,35 @@ class Conversations:
         check_text(words, "filter")
         if len(words) > MAX_FILTER_CHARACTERS:
             raise InvalidField("filter", f"at most {MAX_FILTER_CHARACTERS} characters")
-        return await self._store.list_conversations(owner, before, limit, tuple(dict.fromkeys(words.split())))
+        wanted = tuple(dict.fromkeys(words.split()))
+        places = await self._placement.to_list(owner)
+        pages = [await self._store.list_conversations(place, before, limit, wanted) for place in places]
+        newest_first = sorted(chain(*pages), key=lambda found: (found.update_time_us, found.id), reverse=True)
+        return newest_first[:limit]
 
     async def update(self, owner: Owner, changed: Conversation, fields: frozenset[str]) -> Conversation:
         """Changes the named fields.
 
         Raises:
             InvalidField: A setting is out of range, or no text.
+            ContentStorageOff: The tenant has conversations kept nowhere, or elsewhere by now.
         """
         _check(changed)
+        owner = await self._placement.to_write(owner, changed.id)
         changed = replace(changed, update_time_us=self._now_us())
         if not await self._store.update_conversation(owner, changed, fields):
             raise ResourceNotFound(owner.conversation_name(changed.id))
-        return await self.get(owner, changed.id)
+        return await self._found(owner, changed.id)
 
     async def delete(self, owner: Owner, conversation_id: str) -> None:
         """Deletes a conversation and its messages."""
+        owner = await self._placement.to_read(owner, conversation_id)
         if not await self._store.delete_conversation(owner, conversation_id):
             raise ResourceNotFound(owner.conversation_name(conversation_id))
 
     async def get_message(self, owner: Owner, conversation_id: str, message_id: str) -> Message:
         """Gets a message."""
+        owner = await self._placement.to_read(owner, conversation_id)
         found = await self._store.get_message(owner, conversation_id, message_id)
         if found is None:
             raise ResourceNotFound(owner.message_name(conversation_id, message_id))
@@ -172,8 +184,15 @@ class Conversations:
 
     async def list_messages(self, owner: Owner, conversation_id: str, after: str, limit: int) -> list[Message]:
         """Lists a conversation's messages of all branches, oldest first."""
-        await self.get(owner, conversation_id)
+        owner = await self._placement.to_read(owner, conversation_id)
+        await self._found(owner, conversation_id)
         return await self._store.list_messages(owner, conversation_id, after, limit)
+
+    async def _found(self, owner: Owner, conversation_id: str) -> Conversation:
+        found = await self._store.get_conversation(owner, conversation_id)
+        if found is None:
+            raise ResourceNotFound(owner.conversation_name(conversation_id))
+        return found
 
 
 def title_from(content: str) -> str:

@@ -50,8 +50,8 @@ class ContentUnreadable(DomainError):
 
     def __init__(self, resource: str) -> None:
         super().__init__(
-            f"What is kept of {resource} can't be decrypted: it was damaged, or its key is not here. Ask an operator to "
-            "restore it, or delete it.",
+            f"What is kept of {resource} can't be decrypted: it was damaged, or its key is not here. Ask an operator "
+            "to restore it, or delete it.",
             {"resource": resource},
         )
 
@@ -63,11 +63,45 @@ class ContentErased(DomainError):
         super().__init__("What this call is about is being erased.")
 
 
-class ModelUnreachable(DomainError):
-    """The model service does not answer."""
+class QuotaExceeded(DomainError):
+    """A limit of the tenant or of the key would be passed, or is reached."""
+
+
+class QuotaUnavailable(DomainError):
+    """The meter does not answer, and nothing is served uncounted. `was_asked` says whether it may have heard."""
+
+    def __init__(self, was_asked: bool = False) -> None:
+        super().__init__("Quotas can't be checked right now; try again.")
+        self.was_asked = was_asked
+
+
+class CredentialRevoked(DomainError):
+    """The caller's credential was revoked while the call ran."""
 
     def __init__(self) -> None:
+        super().__init__("The credential of this call was revoked.")
+
+
+class CredentialExpired(DomainError):
+    """The caller's credential expired while the call ran."""
+
+    def __init__(self) -> None:
+        super().__init__("The credential of this call has expired.")
+
+
+class TenantDisabled(DomainError):
+    """The caller's tenant was disabled while the call ran."""
+
+    def __init__(self, tenant: str) -> None:
+        super().__init__("The tenant is disabled; an operator can enable it again.", {"tenant": tenant})
+
+
+class ModelUnreachable(DomainError):
+    """The model service does not answer. `was_asked` says whether it may have got the request."""
+
+    def __init__(self, was_asked: bool = True) -> None:
         super().__init__("The model can't be reached right now; try again.")
+        self.was_asked = was_asked
 
 
 class ModelRefusal(DomainError):
@@ -160,6 +194,11 @@ CHAT_ERRORS: ErrorTable = {
     ContentStorageOff: ErrorRule(_CODE.FAILED_PRECONDITION, _REASON.ERROR_REASON_CONTENT_STORAGE_OFF),
     ContentUnreadable: ErrorRule(_CODE.DATA_LOSS, _REASON.ERROR_REASON_CONTENT_UNREADABLE),
     ContentErased: ErrorRule(_CODE.ABORTED, _REASON.ERROR_REASON_TENANT_PURGED),
+    QuotaExceeded: ErrorRule(_CODE.RESOURCE_EXHAUSTED, _REASON.ERROR_REASON_QUOTA_EXCEEDED),
+    QuotaUnavailable: ErrorRule(_CODE.UNAVAILABLE, _REASON.ERROR_REASON_QUOTA_UNAVAILABLE, 1.0),
+    CredentialRevoked: ErrorRule(_CODE.UNAUTHENTICATED, _REASON.ERROR_REASON_CREDENTIAL_REVOKED),
+    CredentialExpired: ErrorRule(_CODE.UNAUTHENTICATED, _REASON.ERROR_REASON_CREDENTIAL_EXPIRED),
+    TenantDisabled: ErrorRule(_CODE.PERMISSION_DENIED, _REASON.ERROR_REASON_TENANT_DISABLED),
     ModelUnreachable: ErrorRule(_CODE.UNAVAILABLE, _REASON.ERROR_REASON_MODEL_UNREACHABLE, 1.0),
     PromptTooLong: ErrorRule(_CODE.INVALID_ARGUMENT, _REASON.ERROR_REASON_PROMPT_TOO_LONG),
     ModelFieldRefused: ErrorRule(_CODE.INVALID_ARGUMENT, _REASON.ERROR_REASON_INVALID_FIELD),

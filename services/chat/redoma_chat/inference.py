@@ -4,6 +4,26 @@ from dataclasses import dataclass
 from enum import Enum
 
 
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """How a limit by the minute stands: what it allows, what is left, and seconds until all of it is left."""
+
+    limit: int
+    remaining: int
+    reset_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimits:
+    """How the limits by the minute stand, for a caller's headers; None is a limit that is not set."""
+
+    requests: RateLimit | None = None
+    tokens: RateLimit | None = None
+
+
+NO_RATE_LIMITS = RateLimits()
+
+
 class Role(Enum):
     """Who speaks."""
 
@@ -39,12 +59,14 @@ class Prompt:
         turns: Oldest first; an optional system turn, then turns that end with the user's.
         continues: The last turn is the assistant's, and the answer goes on where it ends.
         drop_oldest: A prompt that does not fit loses its oldest turns; otherwise it is refused.
+        count: Its tokens, where a check has just counted them. Whoever changes the turns takes it away.
     """
 
     model: str
     turns: tuple[Turn, ...]
     continues: bool = False
     drop_oldest: bool = False
+    count: "TokenCount | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +105,7 @@ class Started:
     input_tokens: int
     context_tokens: int
     dropped_messages: int
+    rate_limits: RateLimits = NO_RATE_LIMITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +157,7 @@ class Embeddings:
     model: str
     vectors: tuple[bytes, ...]
     usage: Usage
+    rate_limits: RateLimits = NO_RATE_LIMITS
 
 
 @dataclass(frozen=True, slots=True)

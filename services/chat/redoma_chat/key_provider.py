@@ -22,7 +22,7 @@ KEY_BYTES = 32
 NONCE_BYTES = 12
 KEY_ID_DIGITS = 16
 HOW_TO_MAKE = (
-    "Make one with: (umask 077; openssl rand -base64 32 > content.key), and set key_provider.kind = \"file\" and "
+    'Make one with: (umask 077; openssl rand -base64 32 > content.key), and set key_provider.kind = "file" and '
     "key_provider.file to its path. Keep a copy of it: without it nothing that was said can be read again."
 )
 
@@ -114,9 +114,7 @@ def open_key_provider(settings: KeyProviderSettings, environ: Mapping[str, str])
         return LocalKeys(_parse(_read(settings.file), f"The key file {settings.file}"))
     if settings.kind == "environment":
         return LocalKeys(_parse(environ.get(settings.variable, ""), f"The environment variable {settings.variable}"))
-    raise KeyProviderUnusable(
-        f"No key provider is configured, and messages are only kept encrypted. {HOW_TO_MAKE}"
-    )
+    raise KeyProviderUnusable(f"No key provider is configured, and messages are only kept encrypted. {HOW_TO_MAKE}")
 
 
 def _read(file: Path) -> str:

@@ -34,3 +34,16 @@ class AnswerMeasurements:
     def embedded(self, tenant: str, usage: Usage) -> None:
         """Notes the tokens of what was embedded."""
         self._tokens.labels(tenant, "embedding_input").inc(usage.input_tokens)
+
+
+class ContentMeasurements:
+    """What of conversations was deleted by their age."""
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        self._expired = telemetry.counter(
+            "redoma_chat_conversations_expired", "Conversations deleted, older than their tenant keeps them."
+        )
+
+    def expired(self, conversations: int) -> None:
+        """Notes how many."""
+        self._expired.inc(conversations)

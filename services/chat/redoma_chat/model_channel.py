@@ -9,8 +9,9 @@ import asyncio
 import re
 import struct
 from collections.abc import AsyncGenerator, Awaitable, Sequence
+from contextlib import aclosing
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import grpc
 
@@ -33,6 +34,7 @@ from redoma_chat.inference import (
     TokenLogprob,
     Usage,
 )
+from redoma_chat.metering.grant import Grant
 from redoma_chat.response_format import ResponseFormat
 from redoma_chat.sampling import Sampling
 from redoma_kit.errors import failure_from_status
@@ -47,6 +49,10 @@ HEADERS_WAIT_S = 3.0
 PASSAGES_A_CALL = 128
 _INPUT = re.compile(r"^inputs\[(\d+)\]", re.ASCII)
 T = TypeVar("T")
+if TYPE_CHECKING:
+    # grpcio's classes take type arguments in its stubs alone.
+    _GrantedAnswer = grpc.aio.StreamStreamCall[model_pb2.GenerateGrantedRequest, model_pb2.GenerateGrantedResponse]
+    _Answer = grpc.aio.UnaryStreamCall[model_pb2.GenerateRequest, model_pb2.GenerateResponse] | _GrantedAnswer
 
 
 class ModelChannel(Protocol):
@@ -56,8 +62,13 @@ class ModelChannel(Protocol):
     and a ModelRefusal for what the model service itself refuses.
     """
 
-    def generate(self, prompt: Prompt, sampling: Sampling, timeout_s: float) -> AsyncGenerator[Event, None]:
-        """Streams one Started, then Deltas, then one Done. Closing the generator cancels the generation at once."""
+    def generate(
+        self, prompt: Prompt, sampling: Sampling, timeout_s: float, grant: Grant | None = None
+    ) -> AsyncGenerator[Event, None]:
+        """Streams one Started, then Deltas, then one Done. Closing the generator cancels the generation at once.
+
+        `grant` is a bound that may rise while the answer streams, and that the model never passes.
+        """
         ...
 
     async def count_tokens(self, prompt: Prompt, timeout_s: float) -> TokenCount:
@@ -105,9 +116,12 @@ class GrpcModelChannel:
         self._stub = ModelServiceStub(channel)
         self._telemetry = telemetry
 
-    async def generate(self, prompt: Prompt, sampling: Sampling, timeout_s: float) -> AsyncGenerator[Event, None]:
+    async def generate(
+        self, prompt: Prompt, sampling: Sampling, timeout_s: float, grant: Grant | None = None
+    ) -> AsyncGenerator[Event, None]:
         """Streams the answer; see ModelChannel."""
-        await self._ready()
+        if not await wait_until_ready(self._channel, READY_WAIT_S):
+            raise ModelUnreachable(was_asked=False)
         request = model_pb2.GenerateRequest(
             model=prompt.model,
             messages=_messages(prompt),
@@ -115,7 +129,14 @@ class GrpcModelChannel:
             continue_final_message=prompt.continues,
             truncation=model_pb2.TRUNCATION_DROP_OLDEST if prompt.drop_oldest else model_pb2.TRUNCATION_REFUSE,
         )
-        call = self._stub.Generate(request, timeout=timeout_s, metadata=call_metadata(self._telemetry))
+        metadata = call_metadata(self._telemetry)
+        granting: asyncio.Task[None] | None = None
+        call: _Answer
+        if grant is None:
+            call = self._stub.Generate(request, timeout=timeout_s, metadata=metadata)
+        else:
+            call = self._stub.GenerateGranted(timeout=timeout_s, metadata=metadata)
+            granting = asyncio.create_task(_grant(call, request, grant))
         try:
             async with asyncio.timeout(HEADERS_WAIT_S):
                 await call.initial_metadata()
@@ -139,6 +160,8 @@ class GrpcModelChannel:
         except grpc.aio.AioRpcError as error:
             raise refusal_of_model(error.code(), failure_from_status(error)) from None
         finally:
+            if granting is not None:
+                granting.cancel()
             call.cancel()
 
     async def count_tokens(self, prompt: Prompt, timeout_s: float) -> TokenCount:
@@ -201,6 +224,19 @@ async def _answer(call: Awaitable[T]) -> T:
         raise refusal_of_model(error.code(), failure_from_status(error)) from None
 
 
+async def _grant(call: "_GrantedAnswer", request: model_pb2.GenerateRequest, grant: Grant) -> None:
+    """Asks for an answer within a grant, and tells the model whenever that rises."""
+    known = grant.tokens
+    try:
+        await call.write(model_pb2.GenerateGrantedRequest(generate=request, granted_output_tokens=known))
+        async with aclosing(grant.raises(known)) as raises:
+            async for tokens in raises:
+                await call.write(model_pb2.GenerateGrantedRequest(granted_output_tokens=tokens))
+    except (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError):
+        # The call has ended, which its reader is told.
+        return
+
+
 def _raise_if_cancelled_here() -> None:
     # grpc raises CancelledError also where the peer ended the call with the status CANCELLED.
     task = asyncio.current_task()
@@ -208,7 +244,7 @@ def _raise_if_cancelled_here() -> None:
         raise asyncio.CancelledError
 
 
-def _event(response: model_pb2.GenerateResponse) -> Event | None:
+def _event(response: model_pb2.GenerateResponse | model_pb2.GenerateGrantedResponse) -> Event | None:
     """Reads an event; None is one that this release does not know. It is done for each token."""
     match response.WhichOneof("event"):
         case "delta":

@@ -11,6 +11,7 @@ _ID = r"[A-Za-z0-9_-]{1,64}"
 _PARENT = re.compile(rf"tenants/({_ID})")
 _CONVERSATION = re.compile(rf"tenants/({_ID})/conversations/({_ID})")
 _MESSAGE = re.compile(rf"tenants/({_ID})/conversations/({_ID})/messages/({_ID})")
+_PRINCIPAL = re.compile(rf"tenants/({_ID})/(?:apiKeys|users)/{_ID}")
 OWN = "-"
 
 
@@ -43,6 +44,21 @@ def owner_of(identity: Identity) -> Owner:
     if not identity.tenant:
         raise TenantMismatch()
     return Owner(identity.tenant, identity.principal)
+
+
+def check_subject(tenant: str, principal: str) -> None:
+    """Checks a tenant's id and, if one is named, a principal of it.
+
+    Raises:
+        InvalidField: One is malformed, or the principal is another tenant's.
+    """
+    if not re.fullmatch(_ID, tenant) or tenant == OWN:
+        raise InvalidField("tenant", "must be the id of a tenant")
+    match = _PRINCIPAL.fullmatch(principal)
+    if principal and (match is None or match[1] != tenant):
+        raise InvalidField(
+            "principal", f"must look like tenants/{tenant}/apiKeys/{{key}} or tenants/{tenant}/users/{{user}}"
+        )
 
 
 def parse_parent(name: str, field: str, owner: Owner) -> None:

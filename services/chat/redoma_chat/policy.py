@@ -1,6 +1,6 @@
 """Who may call what of the chat service."""
 
-from redoma_kit.policy import EDGE, Policy, Rule
+from redoma_kit.policy import EDGE, TENANT, Policy, Rule
 
 CONVERSATIONS = frozenset({"conversations"})
 GENERATE = frozenset({"generate"})
@@ -18,6 +18,9 @@ CHAT_POLICY: Policy = {
             "ListMessages",
         )
     },
+    # What conversations hold, for the rights of people: the tenant service asks, by its certificate.
+    "/redoma.chat.v1.ContentService/ExportContent": Rule(peers=TENANT, identity=False),
+    "/redoma.chat.v1.ContentService/EraseContent": Rule(peers=TENANT, identity=False),
     "/redoma.chat.v1.ChatService/SendMessage": Rule(peers=EDGE, all_scopes=GENERATE | CONVERSATIONS),
     "/redoma.chat.v1.ChatService/ContinueMessage": Rule(peers=EDGE, all_scopes=GENERATE | CONVERSATIONS),
     "/redoma.chat.v1.OpenAIService/CreateChatCompletion": Rule(peers=EDGE, all_scopes=GENERATE),

@@ -4,6 +4,7 @@ import sys
 
 import structlog
 
+from redoma_chat.key_provider import KeyProviderUnusable
 from redoma_chat.server import ChatServer
 from redoma_chat.settings import ChatSettings
 from redoma_kit.database import SchemaNotReady
@@ -29,7 +30,7 @@ async def _serve(settings: ChatSettings, log: structlog.stdlib.BoundLogger) -> i
     try:
         server = ChatServer(settings, log)
         await server.start()
-    except (AddressInUse, OSError, SchemaNotReady, StorageUnavailable) as error:
+    except (AddressInUse, KeyProviderUnusable, OSError, SchemaNotReady, StorageUnavailable) as error:
         log.error("can't start", cause=str(error))
         return 1
     await server.serve_until_stopped()

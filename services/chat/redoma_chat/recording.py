@@ -8,6 +8,7 @@ from redoma_chat.checkpoints import Checkpoints
 from redoma_chat.conversations import Message, MessageState
 from redoma_chat.endings import Endings
 from redoma_chat.inference import Delta, FinishReason, Usage
+from redoma_chat.metering.meter import Settlement
 from redoma_chat.names import Owner
 from redoma_kit.errors import ResourceNotFound
 
@@ -17,13 +18,16 @@ WHOLE = frozenset({FinishReason.STOP, FinishReason.CONTENT_FILTER})
 class RecordingStore(Protocol):
     """Where answers are kept while they stream."""
 
-    async def save_answer(self, owner: Owner, answer: Message) -> bool:
-        """Saves content, reasoning, usage, state, model and finish reason; says whether the message exists."""
+    async def save_answer(self, owner: Owner, answer: Message, settlement: Settlement | None = None) -> bool:
+        """Saves content, reasoning, usage, state, model and finish reason; says whether the message exists.
+
+        A settlement is put into the outbox with it, also where the message does not exist any more.
+        """
         ...
 
 
 class Recording:
-    """One answer being recorded. It is checkpointed from `started` to `finish`."""
+    """One answer being recorded. It is kept this process's, and checkpointed, from `begun` to `finish` or `undone`."""
 
     def __init__(
         self,
@@ -45,6 +49,29 @@ class Recording:
         self._before = answer.usage
         self._usage = Usage()
         self._has_grown = False
+        self._settlement: Settlement | None = None
+
+    @property
+    def place(self) -> tuple[Owner, str]:
+        """Whose it is, and its id."""
+        return self._owner, self._answer.id
+
+    def begun(self) -> None:
+        """Notes that the answer was saved and is this process's."""
+        self._checkpoints.add(self)
+
+    async def undone(self) -> None:
+        """Looks after the answer no more."""
+        await self._checkpoints.remove(self)
+
+    def settle(self, settlement: Settlement) -> None:
+        """Takes what the call used in the end, to be saved with the answer."""
+        self._settlement = settlement
+
+    @property
+    def settlement(self) -> Settlement | None:
+        """What the call used in the end; None where it never began."""
+        return self._settlement
 
     def append(self, delta: Delta) -> None:
         """Takes a piece."""
@@ -57,7 +84,6 @@ class Recording:
         """Notes the model that answers and the prompt's size; gives the answer as it is now."""
         self._answer = replace(self._answer, model=model)
         self._usage = Usage(input_tokens=input_tokens)
-        self._checkpoints.add(self)
         return self._snapshot()
 
     def unsaved(self) -> tuple[Owner, Message] | None:
@@ -81,7 +107,7 @@ class Recording:
         await self._checkpoints.remove(self)
         state = MessageState.COMPLETE if reason in WHOLE else MessageState.PARTIAL
         message = replace(self._snapshot(), state=state, finish_reason=reason)
-        if not await self._endings.write(lambda: self._store.save_answer(self._owner, message)):
+        if not await self._endings.write(lambda: self._store.save_answer(self._owner, message, self._settlement)):
             raise ResourceNotFound(self._owner.message_name(message.conversation_id, message.id))
         return message
 

@@ -1,15 +1,13 @@
 """What can be set about the chat service."""
 
-import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_serializer
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import SettingsConfigDict
 
+from redoma_kit.database import DEFAULT_CONNECTIONS, DatabaseUrl
 from redoma_kit.settings import ServiceSettings, UpstreamSettings
-
-PASSWORD = re.compile(r"(://[^:/@]*):[^@/]*@")
 
 
 class KeyProviderSettings(BaseModel):
@@ -22,8 +20,8 @@ class KeyProviderSettings(BaseModel):
     )
     file: Path | None = Field(
         None,
-        description="File with one or more keys of 32 bytes in base64, a line each. The first wraps, all unwrap: to replace"
-        " a key, put its successor before it, restart, and take it out when the log says that nothing needs it.",
+        description="File with one or more keys of 32 bytes in base64, a line each. The first wraps, all unwrap: to "
+        "replace a key, put its successor before it, restart, and take it out when the log says that nothing needs it.",
     )
     variable: str = Field(
         "REDOMA_CHAT_CONTENT_KEYS", description="Environment variable with such keys, separated by white space."
@@ -35,13 +33,17 @@ class ChatSettings(ServiceSettings):
 
     model_config = SettingsConfigDict(env_prefix="REDOMA_CHAT_")
 
-    database_url: str = Field(
-        description="SQLAlchemy URL of the conversations, such as sqlite+aiosqlite:////var/lib/redoma/chat.db."
+    database_url: DatabaseUrl = Field(
+        description="Where conversations are kept: sqlite+aiosqlite:////var/lib/redoma/chat.db or "
+        "postgresql+asyncpg://USER:PASSWORD@HOST/DATABASE?ssl=verify-full."
     )
-    private_database_url: str = Field(
-        "",
-        description="SQLAlchemy URL of the database, meant to be in the private site, for conversations of tenants whose"
-        " content_storage is PRIVATE. Empty: those tenants can't keep any.",
+    database_connections: int = Field(
+        DEFAULT_CONNECTIONS, ge=1, description="The most connections to PostgreSQL that this process opens."
+    )
+    private_database_url: DatabaseUrl | None = Field(
+        None,
+        description="Where the conversations of tenants are kept whose content_storage is PRIVATE; meant to be in the "
+        "private site. Unset: those tenants can't keep any.",
     )
     key_provider: KeyProviderSettings = KeyProviderSettings()
     retention_interval_s: float = Field(
@@ -49,7 +51,3 @@ class ChatSettings(ServiceSettings):
     )
     model: UpstreamSettings = Field(description="The model service.")
     tenant: UpstreamSettings = Field(description="The tenant service, for the tenants' content checks and policies.")
-
-    @field_serializer("database_url", "private_database_url")
-    def _shown_url(self, url: str) -> str:
-        return PASSWORD.sub(r"\1:***@", url)

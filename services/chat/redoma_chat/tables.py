@@ -2,6 +2,7 @@
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     ForeignKeyConstraint,
     Index,
@@ -42,6 +43,7 @@ CONVERSATIONS = Table(
     Index("ix_conversations_key_version", "key_version", "tenant"),
 )
 
+# `lease_us` says until when a STREAMING answer is the process's that streams it, in microseconds since the epoch.
 MESSAGES = Table(
     "messages",
     METADATA,
@@ -63,6 +65,7 @@ MESSAGES = Table(
     Column("create_time_us", BigInteger, nullable=False),
     Column("update_time_us", BigInteger, nullable=False),
     Column("response_format", LargeBinary, nullable=True),
+    Column("lease_us", BigInteger, nullable=False, server_default="0"),
     Column("key_version", Integer, nullable=False, server_default="0"),
     PrimaryKeyConstraint("id", name="pk_messages"),
     ForeignKeyConstraint(
@@ -71,6 +74,25 @@ MESSAGES = Table(
     Index("ix_messages_conversation", "conversation_id", "id"),
     Index("ix_messages_state", "state"),
     Index("ix_messages_key_version", "key_version", "tenant"),
+)
+
+# What ended calls used, until the meter has it. `claimed_until_us` keeps other replicas from sending the same.
+SETTLEMENTS = Table(
+    "settlements",
+    METADATA,
+    Column("tenant", String(63), nullable=False),
+    Column("token_id", String(64), nullable=False),
+    Column("model", Text, nullable=False),
+    Column("finish_reason", String(16), nullable=True),
+    Column("is_exact", Boolean, nullable=False),
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("cached_input_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("reasoning_tokens", BigInteger, nullable=False),
+    Column("create_time_us", BigInteger, nullable=False),
+    Column("claimed_until_us", BigInteger, nullable=False),
+    PrimaryKeyConstraint("tenant", "token_id", name="pk_settlements"),
+    Index("ix_settlements_created", "create_time_us"),
 )
 
 # The versions of each tenant's content key, wrapped by the key provider's key `key_id`. The highest seals.

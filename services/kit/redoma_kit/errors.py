@@ -4,18 +4,32 @@ Domain code raises subclasses of DomainError. Each service has one table from ex
 interceptor looks the class up and aborts the call. Text of drivers and of defects goes to the log, never to the caller.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import grpc
 from google.protobuf.any_pb2 import Any
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from redoma.common.v1.error_reason_pb2 import ErrorReason
 
 DOMAIN = "redoma"
 STATUS_DETAILS_KEY = "grpc-status-details-bin"
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """A quota that is in the way.
+
+    Attributes:
+        subject: Whose it is, by resource name.
+        description: Which, and what is left of it; one sentence for people.
+    """
+
+    subject: str
+    description: str
 
 
 class DomainError(Exception):
@@ -25,15 +39,21 @@ class DomainError(Exception):
         message: One sentence for people, with the mending step where there is one. Never content, never a credential.
         metadata: What ErrorInfo carries for programs, as error_reason.proto documents it for the reason.
         retry_after_s: When to try again, in seconds; overrides the rule's.
+        violations: Every quota in the way, where quotas are.
     """
 
     def __init__(
-        self, message: str, metadata: Mapping[str, str] | None = None, retry_after_s: float | None = None
+        self,
+        message: str,
+        metadata: Mapping[str, str] | None = None,
+        retry_after_s: float | None = None,
+        violations: Sequence[Violation] = (),
     ) -> None:
         super().__init__(message)
         self.message = message
         self.metadata = dict(metadata or {})
         self.retry_after_s = retry_after_s
+        self.violations = tuple(violations)
 
 
 class InvalidField(DomainError):
@@ -142,12 +162,19 @@ class Failure:
     message: str
     metadata: Mapping[str, str]
     retry_after_s: float | None = None
+    violations: tuple[Violation, ...] = ()
 
     def status(self) -> status_pb2.Status:
-        """Gives the google.rpc.Status with its ErrorInfo and, where a retry helps, RetryInfo."""
-        details: list[error_details_pb2.ErrorInfo | error_details_pb2.RetryInfo] = [
+        """Gives the google.rpc.Status with its ErrorInfo and, where quotas are in the way, QuotaFailure, and where a
+        retry helps, RetryInfo."""
+        details: list[Message] = [
             error_details_pb2.ErrorInfo(reason=self.reason, domain=DOMAIN, metadata=dict(self.metadata))
         ]
+        if self.violations:
+            failure = error_details_pb2.QuotaFailure()
+            for one in self.violations:
+                failure.violations.add(subject=one.subject, description=one.description)
+            details.append(failure)
         if self.retry_after_s is not None:
             delay = Duration()
             delay.FromNanoseconds(int(self.retry_after_s * 1e9))
@@ -174,7 +201,8 @@ def failure_of(error: DomainError, table: ErrorTable) -> Failure:
         rule = table.get(cls) or KIT_ERRORS.get(cls)
         if rule is not None:
             retry_after_s = rule.retry_after_s if error.retry_after_s is None else error.retry_after_s
-            return Failure(rule.code, reason_name(rule.reason), error.message, error.metadata, retry_after_s)
+            reason = reason_name(rule.reason)
+            return Failure(rule.code, reason, error.message, error.metadata, retry_after_s, error.violations)
     raise KeyError(type(error).__name__)
 
 
@@ -202,6 +230,7 @@ def _failure_from_details(code: grpc.StatusCode, serialized: bytes) -> Failure |
     status = status_pb2.Status.FromString(serialized)
     info = error_details_pb2.ErrorInfo()
     retry = error_details_pb2.RetryInfo()
+    quota = error_details_pb2.QuotaFailure()
     retry_after_s: float | None = None
     found = False
     for detail in status.details:
@@ -211,6 +240,9 @@ def _failure_from_details(code: grpc.StatusCode, serialized: bytes) -> Failure |
         elif detail.Is(retry.DESCRIPTOR):
             detail.Unpack(retry)
             retry_after_s = retry.retry_delay.ToNanoseconds() / 1e9
+        elif detail.Is(quota.DESCRIPTOR):
+            detail.Unpack(quota)
     if not found:
         return None
-    return Failure(code, info.reason, status.message, dict(info.metadata), retry_after_s)
+    violations = tuple(Violation(one.subject, one.description) for one in quota.violations)
+    return Failure(code, info.reason, status.message, dict(info.metadata), retry_after_s, violations)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from redoma_kit.errors import InvalidField
 
-MAX_TOKEN_CHARACTERS = 512
+MAX_TOKEN_CHARACTERS = 1_024
 Position = tuple[int | str, ...]
 
 

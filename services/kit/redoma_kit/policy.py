@@ -45,6 +45,7 @@ def spiffe_id(site: str, service: str) -> str:
 
 EDGE = frozenset({spiffe_id("public", "edge")})
 CHAT = frozenset({spiffe_id("public", "chat")})
+TENANT = frozenset({spiffe_id("public", "tenant")})
 
 HEALTH_POLICY: Policy = {
     HEALTH_CHECK: Rule(peers=ANY_PEER, identity=False, max_s=10.0),

@@ -43,8 +43,8 @@ class GrpcServer:
     """A grpc.aio server with everything Redoma's services share.
 
     `add` servicers, `start`, say `set_serving` when ready, then `serve_until_stopped`. `policy` names every method that
-    may be called; health, and reflection when it is on, are added here. `witnesses` run around authorization, so they see
-    why a call is refused, and before the answer is sent.
+    may be called; health, and reflection when it is on, are added here. `witnesses` run around authorization: they see
+    how each call ends, refused ones too, before the answer is sent.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Who may call the model service."""
 
 from redoma_kit.identity import PLATFORM_ADMIN
-from redoma_kit.policy import CHAT, EDGE, Policy, Rule
+from redoma_kit.policy import CHAT, EDGE, TENANT, Policy, Rule
 
 CALL_MAX_S = 30.0
 OPERATOR = frozenset({PLATFORM_ADMIN})
@@ -17,11 +17,14 @@ MODEL_POLICY: Policy = {
         f"/redoma.model.v1.EngineService/{method}": Rule(peers=EDGE, all_scopes=OPERATOR, max_s=CALL_MAX_S)
         for method in (
             "GetEngineState",
-            "PurgeTenant",
-            "ListUsageRecords",
             "SetModelAlias",
             "DeleteModelAlias",
         )
+    },
+    # The tenant service corrects what it booked, and erases a tenant. It signs its own identity for that.
+    **{
+        f"/redoma.model.v1.EngineService/{method}": Rule(peers=EDGE | TENANT, all_scopes=OPERATOR, max_s=CALL_MAX_S)
+        for method in ("PurgeTenant", "ListUsageRecords")
     },
     # They last as long as what they wait for: a reader, a file, requests that run.
     **{

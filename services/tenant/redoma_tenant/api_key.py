@@ -158,7 +158,7 @@ class ApiKey:
             raise StateConflict(self.name, "STATE_ACTIVE", f"was rotated already; {successor} takes its place.")
 
     def successor(self, api_key: str, now: datetime) -> "ApiKey":
-        """Gives a key with the settings of this one, before it has a secret; if this one expires, with as long a life."""
+        """Gives a key with the settings of this one and as long a life, before it has a secret."""
         return replace(
             self,
             id=api_key,

@@ -1,117 +1,69 @@
-"""Finds out who a credential stands for, without telling a guesser how close the guess was."""
+"""Finds out who a credential stands for: from the cache where that can be relied on, or else by looking it up."""
 
-import hmac
-import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import datetime
-from pathlib import Path
 from typing import Protocol
 
-from redoma_kit.api_key import digest_of, prefix_of
+from redoma_kit.api_key import digest_of
 from redoma_kit.errors import CredentialInvalid
-from redoma_kit.identity import PLATFORM_ADMIN
-from redoma_tenant.api_keys import ApiKey, ApiKeyState
-from redoma_tenant.errors import CannotStart, CredentialExpired, CredentialRevoked, TenantDisabled
-from redoma_tenant.identity import Principal
-from redoma_tenant.tenants import DEFAULT_WEIGHT, TenantState
-
-MAX_CREDENTIAL_BYTES = 256
-# Compared with when no key has the prefix, so that a lookup costs the same; no SHA-256 is known to be all zeros.
-NO_DIGEST = "0" * 64
-DIGEST = re.compile(r"[0-9a-f]{64}")
+from redoma_tenant.caller import Caller, Verdict
+from redoma_tenant.credential_cache import CredentialCache
+from redoma_tenant.key_sign_in import KeySignIn
+from redoma_tenant.oidc.tokens import has_token_form
 
 
-@dataclass(frozen=True, slots=True)
-class StoredCredential:
-    """A key with its hash and what matters of its tenant."""
+class Freshness(Protocol):
+    """Knows whether all changes have been heard of."""
 
-    api_key: ApiKey
-    digest: str
-    tenant_state: TenantState
-    weight: int
+    @property
+    def is_fresh(self) -> bool:
+        """Whether what is cached counts."""
 
 
-class CredentialStore(Protocol):
-    """Where keys are looked up. May raise StorageUnavailable."""
+class TokenSignIn(Protocol):
+    """Judges tokens of identity providers."""
 
-    async def find_credential(self, prefix: str) -> StoredCredential | None:
-        """Gives the key that has the prefix."""
-
-
-@dataclass(frozen=True, slots=True)
-class Authenticated:
-    """Who called; `api_key` is None for the bootstrap operator."""
-
-    principal: Principal
-    api_key: ApiKey | None
-
-
-def load_bootstrap_digest(hash_file: Path | None) -> str | None:
-    """Reads the hash of the first operator's key; None if there is none.
-
-    Raises:
-        CannotStart: The file holds something else, or can't be read.
-    """
-    if hash_file is None:
-        return None
-    try:
-        digest = hash_file.read_text("ascii").strip().lower()
-    except FileNotFoundError:
-        return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise CannotStart(f"The bootstrap key's hash {hash_file} can't be read.") from error
-    if not digest:
-        return None
-    if not DIGEST.fullmatch(digest):
-        raise CannotStart(f"{hash_file} must hold a SHA-256 in hex (64 characters), or nothing.")
-    return digest
+    async def verdict(self, token: str) -> Verdict:
+        """Gives what a token is worth. May raise StorageUnavailable, IdentityProviderUnavailable."""
 
 
 class Authenticator:
-    """Checks credentials against the store and the bootstrap operator's key."""
+    """Checks API keys and identity providers' tokens."""
 
-    __slots__ = ("_bootstrap_digest", "_now", "_store")
+    __slots__ = ("_cache", "_changes", "_keys", "_tokens")
 
-    def __init__(self, store: CredentialStore, bootstrap_digest: str | None, now: Callable[[], datetime]) -> None:
-        self._store = store
-        self._bootstrap_digest = bootstrap_digest
-        self._now = now
+    def __init__(self, keys: KeySignIn, tokens: TokenSignIn, cache: CredentialCache, changes: Freshness) -> None:
+        self._keys = keys
+        self._tokens = tokens
+        self._cache = cache
+        self._changes = changes
 
-    async def authenticate(self, credential: str) -> Authenticated:
-        """Gives who `credential` stands for. Says why a key no longer works only to who has the whole key.
+    async def authenticate(self, credential: str) -> Caller:
+        """Gives who `credential` stands for.
 
         Raises:
-            CredentialInvalid: It is too long, has not the form of a key, or is not known.
-            CredentialRevoked: The key was revoked.
-            CredentialExpired: The key has expired.
-            TenantDisabled: Its tenant is disabled.
+            CredentialInvalid: It is too long, has no known form, or is not known.
+            CredentialRevoked: The key was revoked, or the user is disabled.
+            CredentialExpired: The key or the token has expired.
+            TenantDisabled: Its tenant is disabled or being deleted.
+            RoleMissing: Nothing says what the user may do.
             StorageUnavailable: It can't be looked up now.
+            IdentityProviderUnavailable: The keys of the token's issuer can't be fetched now.
         """
-        prefix = prefix_of(credential) if len(credential) <= MAX_CREDENTIAL_BYTES else None
-        if prefix is None:
-            raise _invalid()
+        verdict = await self._verdict(credential)
+        if verdict.caller is not None:
+            return verdict.caller
+        raise verdict.refusal() if verdict.refusal else CredentialInvalid("The credential is not valid.")
+
+    async def _verdict(self, credential: str) -> Verdict:
         digest = digest_of(credential)
-        if self._bootstrap_digest is not None and hmac.compare_digest(digest, self._bootstrap_digest):
-            principal = Principal("platform/bootstrap", "", frozenset({PLATFORM_ADMIN}), DEFAULT_WEIGHT)
-            return Authenticated(principal, None)
-        stored = await self._store.find_credential(prefix)
-        matches = hmac.compare_digest(digest, NO_DIGEST if stored is None else stored.digest)
-        if stored is None or not matches:
-            raise _invalid()
-        self._check_state(stored)
-        key = stored.api_key
-        return Authenticated(Principal(key.name, key.tenant, frozenset(key.scopes), stored.weight), key)
-
-    def _check_state(self, stored: StoredCredential) -> None:
-        state = stored.api_key.state(self._now())
-        if state is ApiKeyState.REVOKED:
-            raise CredentialRevoked()
-        if state is ApiKeyState.EXPIRED:
-            raise CredentialExpired()
-        if stored.tenant_state is not TenantState.ACTIVE:
-            raise TenantDisabled(stored.api_key.tenant)
-
-
-def _invalid() -> CredentialInvalid:
-    return CredentialInvalid("The API key is not valid; `redoma key create` makes one.")
+        if self._keys.is_bootstrap(digest):
+            return await self._keys.bootstrap()
+        is_fresh = self._changes.is_fresh
+        known = self._cache.get(digest) if is_fresh else None
+        if known is not None:
+            return known
+        generation = self._cache.generation
+        is_token = has_token_form(credential)
+        verdict = await (self._tokens.verdict(credential) if is_token else self._keys.verdict(credential, digest))
+        if is_fresh:
+            self._cache.put(digest, verdict, generation)
+        return verdict

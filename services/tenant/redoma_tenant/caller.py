@@ -3,22 +3,20 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from redoma_kit.errors import DomainError
-from redoma_tenant.api_keys import CONVERSATIONS, GENERATE
+from redoma_tenant.api_key import CONVERSATIONS, GENERATE
 from redoma_tenant.identity import SHARED, Principal
+from redoma_tenant.policy import TENANT_ADMIN, TENANT_OWNER, TENANT_READ
+from redoma_tenant.sources import Address
 
-TENANT_READ = "tenant.read"
-TENANT_ADMIN = "tenant.admin"
-TENANT_OWNER = "tenant.owner"
 MODEL_SCOPES = frozenset({GENERATE, CONVERSATIONS})
 IMPLIED = {
     TENANT_ADMIN: frozenset({TENANT_ADMIN, TENANT_READ}),
     TENANT_OWNER: frozenset({TENANT_OWNER, TENANT_ADMIN, TENANT_READ}),
 }
 
-Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 
@@ -121,15 +119,6 @@ def models_of(tenant: tuple[str, ...], own: tuple[str, ...]) -> tuple[str, ...] 
     if not tenant or not own:
         return tenant or own
     return tuple(model for model in own if model in tenant) or None
-
-
-def parse_address(text: str) -> Address | None:
-    """Gives the address, IPv4 where it is that in IPv6's clothes; None if it is none."""
-    try:
-        address = ip_address(text.strip())
-    except ValueError:
-        return None
-    return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
 
 
 def parse_networks(cidrs: Iterable[str]) -> tuple[Network, ...] | None:

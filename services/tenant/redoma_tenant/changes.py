@@ -17,7 +17,7 @@ POLL_INTERVAL_S = 0.25
 STALE_S = 0.75
 HEARTBEAT_S = 1.0
 # A change's position is drawn before it becomes visible, by a transaction that lasts no longer than this.
-LONGEST_TRANSACTION_S = 60.0
+LONGEST_TRANSACTION_S = 120.0
 LOOK_BACK = 1_000
 MAX_MISSING = 5_000
 MAX_UNREAD = 10_000
@@ -118,6 +118,8 @@ class ChangeFeed:
         # When the feed was read last, or rather when that reading began.
         self._read_at = float("-inf")
         self._is_away = False
+        # Readings are numbered: the last that has begun, and the last that was done.
+        self._begun = self._done = 0
         self._readings = asyncio.Condition()
         self._expired_until = now()
         self._expiries_read_at: datetime | None = None
@@ -142,10 +144,10 @@ class ChangeFeed:
 
     async def caught_up(self) -> None:
         """Returns when all that was committed before the call is known here."""
-        asked_at = self._monotonic()
+        wanted = self._begun + 1
         self._poll.wake()
         async with self._readings:
-            await self._readings.wait_for(lambda: self._read_at >= asked_at)
+            await self._readings.wait_for(lambda: self._done >= wanted)
 
     async def follow(self, after_position: int) -> AsyncIterator[Change | None]:
         """Gives changes as they happen, and None each second that there is nothing to tell.
@@ -188,6 +190,7 @@ class ChangeFeed:
         return follower.unread.popleft()
 
     async def _read(self) -> None:
+        self._begun += 1
         began = self._monotonic()
         try:
             changes = await self._new_changes()
@@ -206,7 +209,7 @@ class ChangeFeed:
             self._tell(change)
         self._tell_expired()
         async with self._readings:
-            self._read_at = began
+            self._read_at, self._done = began, self._begun
             self._readings.notify_all()
 
     async def _new_changes(self) -> Sequence[Change]:

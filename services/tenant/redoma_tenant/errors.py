@@ -1,9 +1,12 @@
 """Why the tenant service refuses, and the status each refusal maps to."""
 
+from collections.abc import Sequence
+
 import grpc
 
 from redoma.common.v1.error_reason_pb2 import ErrorReason
-from redoma_kit.errors import DomainError, ErrorRule, ErrorTable
+from redoma_kit.errors import DomainError, ErrorRule, ErrorTable, Violation
+from redoma_tenant.meter.shortage import LimitScope, Shortage, worst
 
 
 class CannotStart(Exception):
@@ -100,6 +103,28 @@ class ResourceInUse(DomainError):
         super().__init__(f"{resource} is still used by {used_by}.", {"resource": resource, "used_by": used_by})
 
 
+class QuotaExceeded(DomainError):
+    """A limit of the tenant or of the key has no room for the call."""
+
+    def __init__(self, tenant: str, principal: str, shortages: Sequence[Shortage]) -> None:
+        longest = worst(shortages)
+        help_text = "try again later." if longest.retry_after_s is not None else "ask for less, or for a higher limit."
+        super().__init__(
+            f"{longest.sentence} {help_text.capitalize()}",
+            {
+                "limit": longest.limit,
+                "scope": longest.scope.value,
+                "limit_value": str(longest.limit_value),
+                "remaining": str(longest.remaining),
+            },
+            longest.retry_after_s,
+            [
+                Violation(f"tenants/{tenant}" if one.scope is LimitScope.TENANT else principal, one.sentence)
+                for one in shortages
+            ],
+        )
+
+
 class ServiceUnreachable(DomainError):
     """Another service that the call needs does not answer."""
 
@@ -116,6 +141,7 @@ class AuditDamaged(DomainError):
 
 ERRORS: ErrorTable = {
     AuditDamaged: ErrorRule(grpc.StatusCode.DATA_LOSS, ErrorReason.ERROR_REASON_CONTENT_UNREADABLE),
+    QuotaExceeded: ErrorRule(grpc.StatusCode.RESOURCE_EXHAUSTED, ErrorReason.ERROR_REASON_QUOTA_EXCEEDED),
     ServiceUnreachable: ErrorRule(grpc.StatusCode.UNAVAILABLE, ErrorReason.ERROR_REASON_SERVICE_UNREACHABLE, 1.0),
     CredentialExpired: ErrorRule(grpc.StatusCode.UNAUTHENTICATED, ErrorReason.ERROR_REASON_CREDENTIAL_EXPIRED),
     CredentialRevoked: ErrorRule(grpc.StatusCode.UNAUTHENTICATED, ErrorReason.ERROR_REASON_CREDENTIAL_REVOKED),

@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from ipaddress import IPv6Address
 
-from redoma_tenant.caller import Address
 from redoma_tenant.errors import SignInSlowed
+from redoma_tenant.sources import Address
 
 WINDOW_S = 60.0
 # Failures a minute from which on refusals are delayed, and from which on they are not even that.

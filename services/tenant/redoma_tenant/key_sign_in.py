@@ -35,7 +35,7 @@ DIGEST = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class StoredKey:
-    """A key with its hash and what matters of its tenant, None for an operator's. Empty `models` and `cidrs` are any."""
+    """A key with its hash and what matters of its tenant, None for an operator's. Empty `models`, `cidrs` are any."""
 
     id: str
     digest: str

@@ -30,6 +30,11 @@ def plan_name(plan: str) -> str:
     return f"plans/{plan}"
 
 
+def quota_name(tenant: str) -> str:
+    """Gives the resource name of a tenant's quota."""
+    return f"{tenant_name(tenant)}/quota"
+
+
 def api_key_name(tenant: str, api_key: str) -> str:
     """Gives the resource name of an API key, of an operator's if `tenant` is empty."""
     return f"{tenant_name(tenant) if tenant else PLATFORM}/apiKeys/{api_key}"
@@ -50,6 +55,14 @@ def check_tenant_id(field: str, value: str) -> None:
     if not TENANT_ID.fullmatch(value):
         raise InvalidField(
             field, "must be 1 to 63 of a-z, 0-9 and '-', begin with a letter and not end with '-', such as acme."
+        )
+
+
+def check_plan_id(field: str, value: str) -> None:
+    """Raises InvalidField unless `value` may be a plan's id."""
+    if not LABEL.fullmatch(value):
+        raise InvalidField(
+            field, "must be 1 to 63 of a-z, 0-9 and '-', begin with a letter and not end with '-', such as gold."
         )
 
 
@@ -91,6 +104,19 @@ def parse_plan_name(field: str, name: str) -> str:
         InvalidField: `name` is of another form.
     """
     return _last_part(field, name, "plans", LABEL, "plans/{plan}")
+
+
+def parse_quota_name(field: str, name: str, caller: Identity) -> str:
+    """Gives the tenant's id in `tenants/{tenant}/quota`, the caller's own for `tenants/-/quota`.
+
+    Raises:
+        InvalidField: `name` is of another form, or the caller has no tenant.
+        TenantMismatch: It is of a tenant that the caller may not act for.
+    """
+    parent, separator, rest = name.partition("/quota")
+    if not separator or rest:
+        raise InvalidField(field, "must have the form tenants/{tenant}/quota.")
+    return parse_parent(field, parent, caller)
 
 
 def parse_identity_provider_name(field: str, name: str) -> str:

@@ -21,12 +21,14 @@ class Route:
         audience: The services that the identity is for.
         scopes: What the identity may carry, where the key has it; a key with none of them is refused.
         wanted_scope: The one to name in that refusal.
+        is_noted: Whether its calls are noted for the audit trail, as the service they are for keeps none.
     """
 
     method: str
     audience: tuple[str, ...]
     scopes: frozenset[str]
     wanted_scope: str
+    is_noted: bool = False
 
 
 class RouteTable:

@@ -1,5 +1,7 @@
 """Puts the tenant service together, and the only place that knows all its parts."""
 
+import asyncio
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -7,29 +9,56 @@ from pathlib import Path
 import structlog
 from envoy.service.auth.v3 import external_auth_pb2_grpc
 
-from redoma.tenant.v1 import api_key_pb2_grpc, tenant_pb2_grpc
+from redoma.tenant.v1 import api_key_pb2_grpc, audit_pb2_grpc, tenant_pb2_grpc, usage_pb2_grpc, user_pb2_grpc
 from redoma_kit.database import Database
 from redoma_kit.identity import IdentityVerifier
 from redoma_kit.server import GrpcServer
 from redoma_kit.telemetry import Telemetry
 from redoma_tenant.api_keys import ApiKeys
-from redoma_tenant.authenticator import Authenticator, load_bootstrap_digest
+from redoma_tenant.audit.book import AuditBook
+from redoma_tenant.audit.heads import HeadKeys
+from redoma_tenant.audit.repeats import Repeats
+from redoma_tenant.audit.trail import AuditTrail
+from redoma_tenant.authenticator import Authenticator
+from redoma_tenant.changes import ChangeFeed
+from redoma_tenant.credential_cache import CredentialCache
 from redoma_tenant.errors import ERRORS
+from redoma_tenant.failures import Failures
 from redoma_tenant.gate import Gate
 from redoma_tenant.identity import IdentityMinter, load_signing_key
+from redoma_tenant.identity_providers import IdentityProviders
+from redoma_tenant.key_sign_in import KeySignIn, load_bootstrap_digest
 from redoma_tenant.last_use import LastUses
+from redoma_tenant.oidc.directory import OidcDirectory
+from redoma_tenant.oidc.fetcher import HttpFetcher
+from redoma_tenant.oidc.sign_in import OidcSignIn
 from redoma_tenant.policy import POLICY
 from redoma_tenant.servicers.api_keys import ApiKeyServicer
+from redoma_tenant.servicers.audit import AuditServicer
+from redoma_tenant.servicers.auditing import Auditing
 from redoma_tenant.servicers.authorization import AuthorizationServicer
 from redoma_tenant.servicers.exposed import edge_routes
+from redoma_tenant.servicers.own_changes import OwnChanges
 from redoma_tenant.servicers.tenants import TenantServicer
+from redoma_tenant.servicers.usage import UsageServicer
+from redoma_tenant.servicers.users import UserServicer
 from redoma_tenant.settings import TenantSettings
 from redoma_tenant.store.api_keys import SqlApiKeyStore
+from redoma_tenant.store.audit import SqlAuditStore
+from redoma_tenant.store.changes_feed import SqlChangeStore
+from redoma_tenant.store.identity_providers import SqlIdentityProviderStore
+from redoma_tenant.store.sign_in import SqlSignInStore
 from redoma_tenant.store.tenants import SqlTenantStore
+from redoma_tenant.store.usage import SqlUsageStore
+from redoma_tenant.store.users import SqlUserStore
 from redoma_tenant.tenants import Tenants
+from redoma_tenant.usage import UsageBook
+from redoma_tenant.users import Users
 
 SERVICE = "tenant"
 MIGRATIONS = Path(__file__).parent / "migrations"
+# Of PostgreSQL.
+SCHEMA = "redoma_tenant"
 
 
 def utc_now() -> datetime:
@@ -47,18 +76,46 @@ class TenantServer:
     def __init__(
         self, settings: TenantSettings, log: structlog.stdlib.BoundLogger, now: Callable[[], datetime] = utc_now
     ) -> None:
-        minter = IdentityMinter(load_signing_key(settings.signing_key_file, settings.jwks_file), now)
+        signing_key = load_signing_key(settings.signing_key_file, settings.jwks_file)
+        minter = IdentityMinter(signing_key, now)
         bootstrap_digest = load_bootstrap_digest(settings.bootstrap_admin_key_hash_file)
-        self.database = Database(settings.database_url, log)
+        self.database = Database(settings.database_url, log, SCHEMA, settings.database_connections)
         key_store = SqlApiKeyStore(self.database)
         self.last_uses = LastUses(key_store, now, log)
-        gate = Gate(edge_routes(POLICY), Authenticator(key_store, bootstrap_digest, now), minter, self.last_uses)
+        audit_store, head_keys = SqlAuditStore(self.database), HeadKeys(signing_key, settings.jwks_file)
+        self.trail = AuditTrail(audit_store, head_keys, log)
+        self.denials = Repeats(self.trail, log)
+        auditing = Auditing(POLICY, ERRORS, self.trail, self.denials, settings.trusted_hops, now)
+        audit = AuditServicer(AuditBook(audit_store, head_keys))
+        usage = UsageServicer(UsageBook(SqlUsageStore(self.database), now), settings.currency)
+        sign_in_store, cache = SqlSignInStore(self.database), CredentialCache(now, time.monotonic)
+        self.changes = ChangeFeed(
+            SqlChangeStore(self.database),
+            [lambda change: cache.forget(change.tenant, change.principal)],
+            now,
+            time.monotonic,
+            log,
+        )
+        self.identity_documents = HttpFetcher()
+        self.oidc_directory = OidcDirectory(self.identity_documents, time.monotonic, log)
+        authenticator = Authenticator(
+            KeySignIn(sign_in_store, bootstrap_digest, now),
+            OidcSignIn(sign_in_store, self.oidc_directory, now),
+            cache,
+            self.changes,
+        )
+        failures = Failures(time.monotonic, asyncio.sleep)
+        gate = Gate(edge_routes(POLICY), authenticator, failures, minter, self.last_uses, self.denials, ERRORS, now)
         tenants = TenantServicer(Tenants(SqlTenantStore(self.database), now))
         api_keys = ApiKeyServicer(ApiKeys(key_store, now), now)
-        authorization = AuthorizationServicer(gate, ERRORS, log)
+        users = UserServicer(
+            Users(SqlUserStore(self.database), now),
+            IdentityProviders(SqlIdentityProviderStore(self.database), self.oidc_directory, now),
+        )
+        authorization = AuthorizationServicer(gate, ERRORS, settings.trusted_hops, log)
         verifier = IdentityVerifier(settings.jwks_file, SERVICE, lambda: now().timestamp())
         telemetry = Telemetry(SERVICE, settings.metrics, settings.tracing)
-        self.grpc = GrpcServer(settings, POLICY, ERRORS, verifier, telemetry, log)
+        self.grpc = GrpcServer(settings, POLICY, ERRORS, verifier, telemetry, log, witnesses=[auditing, OwnChanges(POLICY, self.changes)])
         self.grpc.add(
             lambda server: tenant_pb2_grpc.add_TenantServiceServicer_to_server(tenants, server),
             "redoma.tenant.v1.TenantService",
@@ -66,6 +123,17 @@ class TenantServer:
         self.grpc.add(
             lambda server: api_key_pb2_grpc.add_ApiKeyServiceServicer_to_server(api_keys, server),
             "redoma.tenant.v1.ApiKeyService",
+        )
+        self.grpc.add(
+            lambda server: user_pb2_grpc.add_UserServiceServicer_to_server(users, server), "redoma.tenant.v1.UserService"
+        )
+        self.grpc.add(
+            lambda server: usage_pb2_grpc.add_UsageServiceServicer_to_server(usage, server),
+            "redoma.tenant.v1.UsageService",
+        )
+        self.grpc.add(
+            lambda server: audit_pb2_grpc.add_AuditServiceServicer_to_server(audit, server),
+            "redoma.tenant.v1.AuditService",
         )
         self.grpc.add(
             lambda server: external_auth_pb2_grpc.add_AuthorizationServicer_to_server(authorization, server),
@@ -85,6 +153,9 @@ class TenantServer:
         except BaseException:
             await self.database.close()
             raise
+        self.trail.start()
+        self.changes.start()
+        self.denials.start()
         self.last_uses.start()
         await self.grpc.set_serving(True)
 
@@ -93,6 +164,11 @@ class TenantServer:
         await self.grpc.serve_until_stopped(self.close)
 
     async def close(self) -> None:
-        """Writes the last uses and closes the database."""
+        """Writes what is left to write and closes the database."""
+        await self.denials.stop()
+        await self.trail.stop()
+        await self.changes.stop()
+        await self.oidc_directory.stop()
+        await self.identity_documents.close()
         await self.last_uses.stop()
         await self.database.close()

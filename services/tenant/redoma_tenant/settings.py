@@ -1,14 +1,12 @@
 """Settings of the tenant service."""
 
-import re
 from pathlib import Path
 
-from pydantic import Field, field_serializer
+from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
+from redoma_kit.database import DEFAULT_CONNECTIONS, DatabaseUrl
 from redoma_kit.settings import ServiceSettings
-
-PASSWORD = re.compile(r"(://[^:/@]*):[^@/]*@")
 
 
 class TenantSettings(ServiceSettings):
@@ -16,8 +14,12 @@ class TenantSettings(ServiceSettings):
 
     model_config = SettingsConfigDict(env_prefix="REDOMA_TENANT_")
 
-    database_url: str = Field(
-        description="SQLAlchemy URL of the service's own database, such as sqlite+aiosqlite:////var/lib/redoma/tenant.db."
+    database_url: DatabaseUrl = Field(
+        description="The service's own database: sqlite+aiosqlite:////var/lib/redoma/tenant.db or "
+        "postgresql+asyncpg://USER:PASSWORD@HOST/DATABASE?ssl=verify-full."
+    )
+    database_connections: int = Field(
+        DEFAULT_CONNECTIONS, ge=1, description="The most connections to PostgreSQL that this process opens."
     )
     signing_key_file: Path = Field(
         description="Ed25519 private key (PEM, PKCS#8) that signs identities; its public half must be in jwks_file."
@@ -26,7 +28,13 @@ class TenantSettings(ServiceSettings):
         None,
         description="File with the SHA-256, in hex, of the first operator's key; none if unset, missing or empty.",
     )
-
-    @field_serializer("database_url")
-    def _shown_database_url(self, url: str) -> str:
-        return PASSWORD.sub(r"\1:***@", url)
+    trusted_hops: int = Field(
+        0,
+        ge=0,
+        le=10,
+        description="How many proxies of yours stand before the edge: x-forwarded-for ends with so many addresses "
+        "after the caller's.",
+    )
+    currency: str = Field(
+        "USD", pattern=r"^[A-Z]{3}$", description="ISO 4217 code of the currency that prices and budgets are in."
+    )

@@ -1,8 +1,10 @@
 """The chat service in this process, over mutual TLS, between a caller with the edge's certificate and its doubles."""
 
 import asyncio
+import base64
 import io
 import json
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +20,11 @@ from redoma.chat.v1.conversation_pb2_grpc import ConversationServiceStub
 from redoma.chat.v1.message_pb2_grpc import ChatServiceStub
 from redoma.chat.v1.openai_pb2_grpc import OpenAIServiceStub
 from redoma_chat.server import ChatServer
-from redoma_chat.settings import ChatSettings
+from redoma_chat.settings import ChatSettings, KeyProviderSettings
 from redoma_kit.channel import open_channel
 from redoma_kit.errors import Failure, failure_from_status
 from redoma_kit.settings import UpstreamSettings
+from tests.fakes.meter_service import FakeMeter
 from tests.fakes.model_service import FakeModel, FakeModelServer, FakeTenant, FakeTenantServer
 
 CALL_TIMEOUT_S = 30.0
@@ -171,6 +174,11 @@ class World:
     channel: grpc.aio.Channel
     expects_defect: bool = False
 
+    @property
+    def meter(self) -> FakeMeter:
+        assert isinstance(self.tenant.meter, FakeMeter)
+        return self.tenant.meter
+
     def caller(self, tenant: str = "acme", principal: str = "", **claims: Any) -> Caller:
         return Caller(self.channel, self.pki, tenant, principal or f"tenants/{tenant}/apiKeys/one", **claims)
 
@@ -196,6 +204,13 @@ def logger(into: io.StringIO) -> structlog.stdlib.BoundLogger:
     return log
 
 
+def key_provider(folder: Path) -> KeyProviderSettings:
+    """Gives a key provider with a key of its own in `folder`."""
+    file = folder / "content.key"
+    file.write_bytes(base64.b64encode(os.urandom(32)))
+    return KeyProviderSettings(kind="file", file=file)
+
+
 @pytest.fixture
 async def model(pki: Any) -> AsyncIterator[FakeModelServer]:
     server = FakeModelServer(pki.tls("private", "model"), FakeModel())
@@ -206,19 +221,33 @@ async def model(pki: Any) -> AsyncIterator[FakeModelServer]:
 
 @pytest.fixture
 async def tenant(pki: Any) -> AsyncIterator[FakeTenantServer]:
-    server = FakeTenantServer(pki.tls("public", "tenant"), FakeTenant())
+    server = FakeTenantServer(pki.tls("public", "tenant"), FakeTenant(), FakeMeter())
     await server.start()
     yield server
     await server.stop()
 
 
 @pytest.fixture
-async def world(pki: Any, model: FakeModelServer, tenant: FakeTenantServer, tmp_path: Path) -> AsyncIterator[World]:
+def chat_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database: SQLite, or what `@pytest.mark.parametrize("chat_database_url", BACKENDS,
+    indirect=True)` of a test or module says.
+    """
+    if getattr(request, "param", "sqlite") == "sqlite":
+        return f"sqlite+aiosqlite:///{tmp_path}/chat.db"
+    url: str = request.getfixturevalue("postgres_url")
+    return url
+
+
+@pytest.fixture
+async def world(
+    pki: Any, model: FakeModelServer, tenant: FakeTenantServer, chat_database_url: str, tmp_path: Path
+) -> AsyncIterator[World]:
     settings = ChatSettings(
         listen="127.0.0.1:0",
         tls=pki.tls("public", "chat"),
         jwks_file=pki.jwks_file,
-        database_url=f"sqlite+aiosqlite:///{tmp_path}/chat.db",
+        database_url=chat_database_url,
+        key_provider=key_provider(tmp_path),
         model=UpstreamSettings(target=f"127.0.0.1:{model.port}", server_name="model.private.redoma"),
         tenant=UpstreamSettings(target=f"127.0.0.1:{tenant.port}", server_name="tenant.public.redoma"),
     )

@@ -11,8 +11,11 @@ from redoma.chat.v1 import conversation_pb2, message_pb2
 from redoma.common.v1 import sampling_pb2, usage_pb2
 from redoma.model.v1 import model_pb2
 from tests.fakes.model_service import INPUT_TOKENS, Fail, Finish, Say, WaitFor
+from tests.fakes.postgres import BACKENDS
 
 from .conftest import Caller, World, eventually, failure_of
+
+pytestmark = pytest.mark.parametrize("chat_database_url", BACKENDS, indirect=True)
 
 Message = message_pb2.Message
 

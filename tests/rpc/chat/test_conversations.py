@@ -10,8 +10,11 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from redoma.chat.v1 import conversation_pb2 as pb
 from redoma.common.v1 import sampling_pb2
 from tests.fakes.model_service import Finish, Say
+from tests.fakes.postgres import BACKENDS
 
 from .conftest import Caller, World, refused
+
+pytestmark = pytest.mark.parametrize("chat_database_url", BACKENDS, indirect=True)
 
 
 async def list_names(caller: Caller, **fields: Any) -> list[str]:

@@ -18,7 +18,7 @@ from redoma_model.settings import ModelSettings
 from tests.fakes.model_backend import FakeBackend, loader
 from tests.fakes.model_service import FakeTenantServer
 
-from .conftest import World
+from .conftest import World, key_provider
 
 THINKS = FALLBACK_TEMPLATE + "{# <think> </think> #}"
 QUESTION = "say:<think>two and two</think>four"
@@ -44,6 +44,7 @@ async def thinking(pki: Any, backend: FakeBackend, tenant: FakeTenantServer, tmp
         tls=pki.tls("public", "chat"),
         jwks_file=pki.jwks_file,
         database_url=f"sqlite+aiosqlite:///{tmp_path}/chat.db",
+        key_provider=key_provider(tmp_path),
         model=UpstreamSettings(target=f"127.0.0.1:{model.grpc.port}", server_name="model.private.redoma"),
         tenant=UpstreamSettings(target=f"127.0.0.1:{tenant.port}", server_name="tenant.public.redoma"),
     )

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from dataclasses import asdict
 from typing import Any
 
 import grpc
@@ -13,6 +14,7 @@ from openai.lib._pydantic import to_strict_json_schema
 from redoma.chat.v1 import conversation_pb2
 from redoma.common.v1 import sampling_pb2
 from redoma_chat.response_format import MAX_FORMAT_BYTES, MAX_SCHEMA_DEPTH
+from redoma_chat.sampling import Sampling
 from tests.fakes.model_service import Fail, Finish, Say
 
 from .conftest import World, refused
@@ -193,9 +195,9 @@ async def test_conversation_of_an_earlier_release_is_read(world: World) -> None:
     caller = world.caller()
     name = await caller.create(sampling=sampling_pb2.SamplingOptions(top_k=5))
     connection = sqlite3.connect(world.settings.database_url.removeprefix("sqlite+aiosqlite:///"))
-    (saved,) = connection.execute("SELECT sampling FROM conversations").fetchone()
-    earlier = {key: value for key, value in json.loads(saved).items() if key != "response_format"}
-    connection.execute("UPDATE conversations SET sampling = ?", (json.dumps(earlier),))
+    saved = asdict(Sampling(top_k=5))
+    earlier = {key: value for key, value in saved.items() if key != "response_format"}
+    connection.execute("UPDATE conversations SET sampling = ?", (json.dumps(earlier).encode(),))
     connection.commit()
     connection.close()
     await caller.send(name, "q")

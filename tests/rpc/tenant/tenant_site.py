@@ -17,7 +17,7 @@ from envoy.service.auth.v3 import external_auth_pb2_grpc
 from envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
 from google.rpc import error_details_pb2, status_pb2
 
-from redoma.tenant.v1 import api_key_pb2, api_key_pb2_grpc, tenant_pb2, tenant_pb2_grpc
+from redoma.tenant.v1 import api_key_pb2, api_key_pb2_grpc, tenant_pb2, tenant_pb2_grpc, user_pb2_grpc
 from redoma_kit.api_key import new_key
 from redoma_kit.channel import open_channel
 from redoma_kit.errors import STATUS_DETAILS_KEY, Failure, failure_from_status
@@ -31,6 +31,7 @@ ASK = "/redoma.chat.v1.OpenAIService/Ask"
 SEND = "/redoma.chat.v1.ChatService/SendMessage"
 TENANTS = "/redoma.tenant.v1.TenantService/"
 API_KEYS = "/redoma.tenant.v1.ApiKeyService/"
+USERS = "/redoma.tenant.v1.UserService/"
 
 
 @dataclass(slots=True)
@@ -45,10 +46,11 @@ class Clock:
 
 @dataclass(slots=True)
 class TenantSite:
-    """The service, its log, and stubs by caller."""
+    """The service, its log, and stubs by caller. Without a URL its database is a SQLite file."""
 
     pki: TestPki
     folder: Path
+    database_url: str = ""
     clock: Clock = field(default_factory=Clock)
     bootstrap_key: str = field(default_factory=new_key)
     log_text: io.StringIO = field(default_factory=io.StringIO)
@@ -70,7 +72,7 @@ class TenantSite:
             "tls": self.pki.tls("public", "tenant"),
             "jwks_file": self.pki.jwks_file,
             "drain_grace_s": 5.0,
-            "database_url": f"sqlite+aiosqlite:///{self.database_file}",
+            "database_url": self.database_url or f"sqlite+aiosqlite:///{self.database_file}",
             "signing_key_file": self.pki.authority.signing_key,
             "bootstrap_admin_key_hash_file": hash_file,
         } | overrides
@@ -109,15 +111,20 @@ class TenantSite:
         """Gives the stub of ApiKeyService."""
         return api_key_pb2_grpc.ApiKeyServiceStub(self.channel(service))
 
+    def users(self, service: str = "edge") -> "user_pb2_grpc.UserServiceAsyncStub":
+        """Gives the stub of UserService."""
+        return user_pb2_grpc.UserServiceStub(self.channel(service))
+
     async def call(self, method: str, request: Any, service: str = "edge", /, **claims: Any) -> Any:
-        """Calls a method of TenantService or ApiKeyService, by default as a platform operator."""
+        """Calls a method of the services above, by default as a platform operator."""
         claims = {"method": method, "tenant": "", "scopes": ("platform.admin",)} | claims
         metadata = self.pki.metadata(claims.pop("audience", ["tenant"]), **claims)
         return await self.call_with(method, request, metadata, service)
 
     async def call_with(self, method: str, request: Any, metadata: Any, service: str = "edge") -> Any:
         """Calls with metadata as given."""
-        stub = self.tenants(service) if method.startswith(TENANTS) else self.api_keys(service)
+        stubs = {TENANTS: self.tenants, API_KEYS: self.api_keys, USERS: self.users}
+        stub = stubs[method[: method.rindex("/") + 1]](service)
         return await getattr(stub, method.rpartition("/")[2])(request, metadata=metadata, timeout=CALL_TIMEOUT_S)
 
     async def tenant_admin(self, method: str, request: Any, tenant: str = "acme") -> Any:
@@ -168,6 +175,15 @@ async def failure_of_call(call: Any) -> Failure:
     failure = failure_from_status(raised.value)
     assert failure is not None, f"no ErrorInfo in {raised.value}"
     return failure
+
+
+async def failure_or_none(call: Any) -> Failure | None:
+    """Gives the failure that a call ends with, if it does."""
+    try:
+        await call
+    except grpc.aio.AioRpcError as error:
+        return failure_from_status(error)
+    return None
 
 
 def headers_of(response: CheckResponse) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import importlib
 import pkgutil
 import re
+import time
 from pathlib import Path
 
 import grpc
@@ -16,15 +17,22 @@ from redoma.chat.v1 import conversation_pb2, message_pb2, openai_pb2
 from redoma.common.v1.error_reason_pb2 import ErrorReason
 from redoma.common.v1.usage_pb2 import FinishReason as WireFinishReason
 from redoma_chat import errors
+from redoma_chat.content_keys import ContentKeys
 from redoma_chat.errors import CHAT_ERRORS, ModelUnreachable, refusal_of_model
 from redoma_chat.inference import FinishReason
+from redoma_chat.key_provider import LocalKeys
+from redoma_chat.names import Owner
 from redoma_chat.openai.errors import error_object
 from redoma_chat.policy import CHAT_POLICY
-from redoma_chat.server import MIGRATIONS
+from redoma_chat.server import MIGRATIONS, SCHEMA
+from redoma_chat.store.content_keys import SqlContentKeys
+from redoma_chat.store.databases import Databases
+from redoma_chat.store.store import SqlStore
 from redoma_chat.tables import METADATA
-from redoma_kit.database import Database
+from redoma_kit.database import PLATFORM, Database
 from redoma_kit.errors import DeadlineExceeded, DomainError, Failure, failure_of, reason_name
 from redoma_kit.policy import EDGE
+from tests.fakes.former_release import fill
 
 PROTO = Path(__file__).parents[3] / "proto/redoma/common/v1/error_reason.proto"
 
@@ -129,14 +137,45 @@ def test_finish_reasons_are_the_wires() -> None:
     assert {reason.value for reason in FinishReason} == names
 
 
-async def test_migrations_make_the_tables(tmp_path: Path) -> None:
-    database = Database(f"sqlite+aiosqlite:///{tmp_path}/chat.db", structlog.stdlib.get_logger())
+async def test_migrations_make_the_tables(database_url: str) -> None:
+    database = Database(database_url, structlog.stdlib.get_logger(), SCHEMA)
     await database.upgrade(MIGRATIONS)
     await database.upgrade(MIGRATIONS)
 
     def differences(connection: Connection) -> list[object]:
         return list(compare_metadata(MigrationContext.configure(connection), METADATA))
 
-    async with database.engine.connect() as connection:
-        assert await connection.run_sync(differences) == []
+    async with database.transaction(PLATFORM) as session:
+        assert await (await session.connection()).run_sync(differences) == []
+    await database.close()
+
+
+ACME = Owner("acme", "tenants/acme/apiKeys/one")
+TIMES = {"create_time_us": 5, "update_time_us": 6}
+WHOSE = {"tenant": ACME.tenant, "principal": ACME.principal, "model": "m"}
+CONVERSATION = WHOSE | TIMES | {"id": "c1", "title": "Título", "title_folded": "titulo", "system_prompt": "Be brief."}
+MESSAGE = WHOSE | TIMES | {"id": "m1", "conversation_id": "c1", "parent_id": "", "role": "USER", "content": "Olá 👋"}
+COUNTS = dict.fromkeys(("input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens"), 0)
+
+
+async def test_what_a_former_release_kept_is_still_there(database_url: str) -> None:
+    """Of the release before tenancy: a conversation and a message, read by the stores of this one."""
+    log = structlog.stdlib.get_logger()
+    database = Database(database_url, log, SCHEMA)
+    await database.upgrade(MIGRATIONS, "0002")
+    sampling = '{"temperature": 0.5, "stop": ["."], "logit_bias": {}}'
+    conversation = CONVERSATION | {"sampling": sampling, "request_id": None, "latest_message_id": "m1"}
+    rest = {"content_folded": "ola", "reasoning": "", "state": "COMPLETE", "finish_reason": None}
+    message = MESSAGE | COUNTS | rest | {"response_format": None}
+    await fill(database_url, SCHEMA, {"conversations": [conversation], "messages": [message]})
+    await database.upgrade(MIGRATIONS)
+    keys = ContentKeys(LocalKeys((b"k" * 32,)), time.monotonic, log)
+    store = SqlStore(Databases(database, None, log), SqlContentKeys(keys, lambda: 7))
+    kept = await store.get_conversation(ACME, "c1")
+    assert kept is not None
+    assert (kept.title, kept.system_prompt, kept.create_time_us) == ("Título", "Be brief.", 5)
+    assert (kept.sampling.temperature, kept.sampling.stop) == (0.5, (".",))
+    (said,) = await store.list_messages(ACME, "c1", "", 10)
+    assert (said.id, said.content, said.update_time_us) == ("m1", "Olá 👋", 6)
+    assert await store.get_conversation(Owner("globex", ACME.principal), "c1") is None
     await database.close()

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redoma_chat.branch import MAX_CHARACTERS, MAX_TURNS, BranchEntry, first_kept
+from redoma_chat.branch import MAX_BYTES, MAX_TURNS, BranchEntry, first_kept
 from redoma_chat.conversations import title_from
 from redoma_chat.deadline import Deadline
 from redoma_chat.ids import IdSource
@@ -90,9 +90,9 @@ def test_too_many_messages_lose_the_oldest_and_begin_with_the_users() -> None:
 
 
 def test_too_much_text_loses_the_oldest_but_never_the_last() -> None:
-    entries = branch(MAX_CHARACTERS, 5, 5)
+    entries = branch(MAX_BYTES, 5, 5)
     assert first_kept(entries) == 2
-    assert first_kept(branch(MAX_CHARACTERS * 2)) == 0
+    assert first_kept(branch(MAX_BYTES * 2)) == 0
 
 
 def test_override_takes_what_is_said_and_keeps_the_rest() -> None:

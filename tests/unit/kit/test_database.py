@@ -28,7 +28,7 @@ async def test_failed_body_rolls_back(tmp_path: Path) -> None:
 
 
 async def test_locked_database_says_nothing_of_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("redoma_kit.database.BUSY_TIMEOUT_MS", 1)
+    monkeypatch.setattr("redoma_kit.database.sqlite.BUSY_TIMEOUT_MS", 1)
     file = tmp_path / "a.db"
     database = Database(f"sqlite+aiosqlite:///{file}", structlog.get_logger())
     async with database.transaction(PLATFORM) as session:
@@ -113,7 +113,7 @@ async def test_replaced_file_is_the_one_that_is_used(tmp_path: Path) -> None:
 
 async def test_many_writers_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """None may give up because others hold the file's lock."""
-    monkeypatch.setattr("redoma_kit.database.BUSY_TIMEOUT_MS", 0)
+    monkeypatch.setattr("redoma_kit.database.sqlite.BUSY_TIMEOUT_MS", 0)
     database = Database(f"sqlite+aiosqlite:///{tmp_path}/a.db", structlog.get_logger())
     async with database.transaction(PLATFORM) as session:
         await session.execute(text("create table t (x integer)"))

@@ -2,12 +2,22 @@
 
 from pathlib import Path
 
+import grpc
 import pytest
 from google.rpc import error_details_pb2
 
 import redoma_kit.errors
 from redoma.common.v1.error_reason_pb2 import ErrorReason
-from redoma_kit.errors import KIT_ERRORS, DomainError, Failure, InvalidField, failure_of
+from redoma_kit.errors import (
+    KIT_ERRORS,
+    DomainError,
+    ErrorRule,
+    Failure,
+    InvalidField,
+    Violation,
+    failure_from_status,
+    failure_of,
+)
 
 KIT_CLASSES = [
     value
@@ -38,6 +48,20 @@ def test_status_carries_exactly_one_error_info_and_the_delay() -> None:
     retry = error_details_pb2.RetryInfo.FromString(details[1].value)
     assert retry.retry_delay.ToMilliseconds() == 1_000
     assert isinstance(failure, Failure)
+
+
+def test_quotas_in_the_way_survive_the_wire() -> None:
+    class Full(DomainError):
+        pass
+
+    violations = (Violation("tenants/acme", "No tokens are left."), Violation("tenants/acme/apiKeys/1", "Nor here."))
+    rule = ErrorRule(grpc.StatusCode.RESOURCE_EXHAUSTED, ErrorReason.ERROR_REASON_QUOTA_EXCEEDED)
+    failure = failure_of(Full("No.", {"limit": "tokens_per_day"}, 1.5, violations), {Full: rule})
+    details = [detail.TypeName() for detail in failure.status().details]
+    assert details == ["google.rpc.ErrorInfo", "google.rpc.QuotaFailure", "google.rpc.RetryInfo"]
+    trailers = grpc.aio.Metadata(*failure.trailing_metadata())
+    raised = grpc.aio.AioRpcError(failure.code, grpc.aio.Metadata(), trailers, failure.message)
+    assert failure_from_status(raised) == failure
 
 
 def test_every_reason_has_an_example_in_the_proto() -> None:

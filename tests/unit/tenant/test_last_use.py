@@ -8,16 +8,16 @@ from datetime import UTC, datetime, timedelta
 import structlog
 
 from redoma_kit.errors import StorageUnavailable
-from redoma_tenant.api_keys import ApiKey
+from redoma_tenant.caller import UsedKey
 from redoma_tenant.last_use import LastUses
 
 NOON = datetime(2026, 11, 20, 12, 0, 31, tzinfo=UTC)
 MINUTE = NOON.replace(second=0)
 
 
-def key(key_id: str, last_use_time: datetime | None = None) -> ApiKey:
+def key(key_id: str, last_use_time: datetime | None = None) -> UsedKey:
     """Gives a key."""
-    return ApiKey("acme", key_id, "", "rdm_x7f2k9qa", ("generate",), None, NOON, last_use_time)
+    return UsedKey(key_id, last_use_time)
 
 
 @dataclass(slots=True)

@@ -1,6 +1,7 @@
 """What stops the service from starting is said in one sentence; what it prints holds no secret."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -10,16 +11,20 @@ from alembic.migration import MigrationContext
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, inspect, text
 
-from redoma_kit.database import Database, SchemaNotReady
+from redoma_kit.database import PLATFORM, Database, SchemaNotReady
 from redoma_kit.identity import IdentityVerifier
 from redoma_tenant.errors import CannotStart
 from redoma_tenant.identity import IdentityMinter, Principal, load_signing_key
 from redoma_tenant.process import run
-from redoma_tenant.server import MIGRATIONS, utc_now
+from redoma_tenant.server import MIGRATIONS, SCHEMA, utc_now
+from redoma_tenant.store.api_keys import SqlApiKeyStore
 from redoma_tenant.store.schema import METADATA
+from redoma_tenant.store.sign_in import SqlSignInStore
+from redoma_tenant.store.tenants import SqlTenantStore
 from tests.conftest import TestPki
+from tests.fakes.former_release import fill
 
 
 def database_in(folder: Path) -> Database:
@@ -27,19 +32,42 @@ def database_in(folder: Path) -> Database:
     return Database(f"sqlite+aiosqlite:///{folder / 'tenant.db'}", structlog.get_logger())
 
 
-async def test_the_migrations_make_the_tables_that_the_code_expects(tmp_path: Path) -> None:
-    database = database_in(tmp_path)
+async def test_the_migrations_make_the_tables_that_the_code_expects(database_url: str) -> None:
+    database = Database(database_url, structlog.get_logger(), SCHEMA)
     await database.upgrade(MIGRATIONS)
     await database.upgrade(MIGRATIONS)
 
     def differences(connection: Connection) -> list[object]:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
+        indexes = {index["name"] for index in inspect(connection).get_indexes("api_keys")}
+        assert "ix_api_keys_tenant_id_create_time_id" in indexes
         return list(compare_metadata(context, METADATA))
 
-    async with database.engine.connect() as connection:
-        assert await connection.run_sync(differences) == []
-        indexes = await connection.scalars(text("SELECT name FROM sqlite_master WHERE type = 'index'"))
-        assert "ix_api_keys_tenant_id_create_time_id" in set(indexes)
+    async with database.transaction(PLATFORM) as session:
+        assert await (await session.connection()).run_sync(differences) == []
+    await database.close()
+
+
+async def test_what_a_former_release_kept_is_still_there(database_url: str) -> None:
+    """Of the release before tenancy: a tenant and a key, read by the stores of this one."""
+    database = Database(database_url, structlog.get_logger(), SCHEMA)
+    await database.upgrade(MIGRATIONS, "0001")
+    made = datetime(2026, 10, 1, tzinfo=UTC)
+    checks = {"max_input_tokens": 9, "blocked_patterns": []}
+    tenant = {"id": "acme", "display_name": "Acme", "state": "DISABLED", "weight": 7, "content_checks": checks}
+    key = {"id": "k1", "tenant_id": "acme", "display_name": "one", "prefix": "rdm_x7f2k9qa", "digest": "d" * 64}
+    times: dict[str, object] = {"create_time": made, "expire_time": None, "last_use_time": made, "revoke_time": None}
+    rows = {"tenants": [tenant | {"create_time": made}], "api_keys": [key | times | {"scopes": ["generate"]}]}
+    await fill(database_url, SCHEMA, rows)
+    await database.upgrade(MIGRATIONS)
+    kept = await SqlTenantStore(database).find_tenant("acme")
+    assert kept is not None
+    assert (kept.profile.display_name, kept.state.value, kept.weight, kept.update_time) == ("Acme", "DISABLED", 7, made)
+    (listed,) = await SqlApiKeyStore(database).list_api_keys("acme", None, 10)
+    assert (listed.id, listed.display_name, listed.create_time, listed.last_use_time) == ("k1", "one", made, made)
+    found = await SqlSignInStore(database).find_key("rdm_x7f2k9qa")
+    assert found is not None
+    assert (found.digest, found.scopes) == ("d" * 64, ("generate",))
     await database.close()
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from redoma_chat.content_storage import ContentStorage
 from redoma_chat.inference import Delta, Passages, Prompt, Usage
 
 
@@ -20,10 +21,11 @@ class BlockedPattern:
 
 @dataclass(frozen=True, slots=True)
 class ContentChecks:
-    """What a tenant has checked. `max_input_tokens` of 0 is no limit."""
+    """What a tenant has checked, and where it wants its texts to be kept. `max_input_tokens` of 0 is no limit."""
 
     max_input_tokens: int = 0
     blocked_patterns: tuple[BlockedPattern, ...] = ()
+    storage: ContentStorage = ContentStorage.PUBLIC
 
 
 @dataclass(frozen=True, slots=True)

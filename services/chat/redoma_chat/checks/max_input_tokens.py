@@ -1,5 +1,7 @@
 """The check that keeps a request's prompt below a number of tokens."""
 
+from dataclasses import replace
+
 from redoma_chat.checks.chain import OutputFilter, Passage
 from redoma_chat.errors import InputRefused
 from redoma_chat.inference import Passages, Prompt, Role, Turn
@@ -24,7 +26,7 @@ class MaxInputTokens:
         count = await self._model.count_tokens(prompt, timeout_s)
         tokens = min(count.input_tokens, count.context_tokens) if prompt.drop_oldest else count.input_tokens
         self._check(tokens)
-        return prompt
+        return replace(prompt, count=count)
 
     async def check_passages(self, passages: Passages, timeout_s: float) -> Passages:
         """Counts all texts together, one a line of one message, and the tokens that are given.

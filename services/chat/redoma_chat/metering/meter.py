@@ -1,31 +1,14 @@
 """The meter: the part of the tenant service that counts what calls use."""
 
-from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-from redoma_chat.inference import FinishReason, Usage
+from redoma_chat.inference import NO_RATE_LIMITS, FinishReason, RateLimits, Usage
 from redoma_kit.errors import DomainError
 
 # A request tells of so many calls at most.
 MOST_CALLS = 4_096
-
-
-@dataclass(frozen=True, slots=True)
-class RateLimit:
-    """How a limit by the minute stands: what it allows, what is left, and seconds until all of it is left."""
-
-    limit: int
-    remaining: int
-    reset_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class RateLimits:
-    """How the limits by the minute stand; None is a limit that is not set."""
-
-    requests: RateLimit | None = None
-    tokens: RateLimit | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +23,7 @@ class Reservation:
 
     granted_tokens: int | None
     lease_s: float
-    rate_limits: RateLimits = field(default_factory=RateLimits)
+    rate_limits: RateLimits = NO_RATE_LIMITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +77,14 @@ class Settlement:
 
 @dataclass(frozen=True, slots=True)
 class Revocation:
-    """Whose running calls must end and why: those of a principal, or of all of the tenant where it is empty."""
+    """Whose running calls must end: those of a principal, or of all of the tenant where it is empty.
+
+    `error` makes why, anew for each call.
+    """
 
     tenant: str
     principal: str
-    error: DomainError
+    error: Callable[[], DomainError]
 
 
 @dataclass(frozen=True, slots=True)

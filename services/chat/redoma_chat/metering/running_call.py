@@ -4,13 +4,13 @@ import asyncio
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from redoma_chat.errors import QuotaUnavailable
+from redoma_chat.errors import ModelRefusal, ModelUnreachable, QuotaUnavailable
 from redoma_chat.inference import FinishReason, Usage
 from redoma_chat.metering.grant import Grant
-from redoma_chat.metering.meter import CallKey, Progress, RateLimits, Reservation, Settlement, Verdict
+from redoma_chat.metering.meter import CallKey, Progress, Reservation, Settlement, Verdict
 from redoma_kit.errors import DomainError
 
 # More is asked for when fewer tokens than this are left of what was granted: seconds before they are said.
@@ -128,6 +128,16 @@ class RunningCall:
         self.finish_reason = finish_reason
         self.is_exact = True
 
+    def broke(self, error: BaseException) -> None:
+        """Notes what ended the call before the model did."""
+        if self.finish_reason is None:
+            if not self.model and _computed_nothing(error):
+                self.is_exact = True
+            elif isinstance(error, asyncio.CancelledError | GeneratorExit):
+                self.finish_reason = FinishReason.CANCELLED
+            elif self.model:
+                self.finish_reason = FinishReason.INTERRUPTED
+
     def progress(self) -> Progress:
         """Gives what the meter is told."""
         more = min(SLICE_TOKENS, self._most_tokens - self._grant.tokens) if self.needs_more else 0
@@ -202,5 +212,6 @@ class RunningCall:
         return self._most_tokens if granted_tokens is None else min(granted_tokens, self._most_tokens)
 
 
-def added(usage: Usage, more: Usage) -> Usage:
-    return replace(usage)
+def _computed_nothing(error: BaseException) -> bool:
+    """Says whether the model service refused a call, or never heard of it."""
+    return isinstance(error, ModelRefusal) or (isinstance(error, ModelUnreachable) and not error.was_asked)

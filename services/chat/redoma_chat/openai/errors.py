@@ -1,12 +1,15 @@
 """Failures in OpenAI's shape, for bodies and events, and for the trailer from which the edge makes the body."""
 
 import math
+from collections.abc import Iterator
 from urllib.parse import quote
 
 import grpc
 
+from redoma_chat.inference import RateLimit, RateLimits
 from redoma_chat.openai.response import to_json
 from redoma_chat.openai.response_format import body_path
+from redoma_chat.rate_limit_headers import rate_limit_headers
 from redoma_kit.errors import Failure
 from redoma_kit.interceptors.pipeline import Call
 
@@ -23,7 +26,17 @@ _CODES = {
     "PROMPT_TOO_LONG": "context_length_exceeded",
     "CREDENTIAL_INVALID": "invalid_api_key",
     "MODEL_NOT_FOUND": "model_not_found",
+    "CREDENTIAL_REVOKED": "invalid_api_key",
+    "CREDENTIAL_EXPIRED": "invalid_api_key",
 }
+# OpenAI's clients tell apart what passes soon from what is used up.
+USED_UP = "insufficient_quota"
+TOO_FAST = "rate_limit_exceeded"
+QUOTA = "QUOTA_EXCEEDED"
+MINUTE_LIMITS = {"requests_per_minute": "requests", "tokens_per_minute": "tokens"}
+_BY_THE_MINUTE = {**MINUTE_LIMITS, "concurrent_streams": "requests"}
+# Tells OpenAI's clients not to try again by themselves.
+SHOULD_RETRY = "x-should-retry"
 _TYPES = {
     grpc.StatusCode.INVALID_ARGUMENT: "invalid_request_error",
     grpc.StatusCode.NOT_FOUND: "invalid_request_error",
@@ -47,11 +60,23 @@ def _object(failure: Failure, message: str, method: str) -> dict[str, dict[str, 
     return {
         "error": {
             "message": _in_body(message),
-            "type": _TYPES.get(failure.code, "server_error"),
+            "type": _type(failure),
             "param": _param(failure, method),
-            "code": _CODES.get(failure.reason, failure.reason.lower()),
+            "code": _code(failure),
         }
     }
+
+
+def _type(failure: Failure) -> str:
+    if failure.reason == QUOTA:
+        return _BY_THE_MINUTE.get(failure.metadata.get("limit", ""), USED_UP)
+    return _TYPES.get(failure.code, "server_error")
+
+
+def _code(failure: Failure) -> str:
+    if failure.reason == QUOTA:
+        return TOO_FAST if failure.metadata.get("limit") in _BY_THE_MINUTE else USED_UP
+    return _CODES.get(failure.reason, failure.reason.lower())
 
 
 def _encoded(error: dict[str, dict[str, str | None]]) -> str:
@@ -85,6 +110,21 @@ def openai_error_trailer(call: Call, failure: Failure) -> tuple[tuple[str, str |
     message = failure.message
     while len(value := _encoded(_object(failure, message, call.method))) > MAX_TRAILER_BYTES and message:
         message = message[: len(message) // 2]
-    if failure.retry_after_s is None:
-        return ((TRAILER, value),)
-    return (TRAILER, value), (RETRY_AFTER, str(math.ceil(failure.retry_after_s)))
+    return ((TRAILER, value), *_when_to_retry(failure), *_limit_headers(failure))
+
+
+def _when_to_retry(failure: Failure) -> Iterator[tuple[str, str]]:
+    if failure.retry_after_s is not None:
+        yield RETRY_AFTER, str(math.ceil(failure.retry_after_s))
+    if failure.reason == QUOTA and failure.metadata.get("limit") not in _BY_THE_MINUTE:
+        yield SHOULD_RETRY, "false"
+
+
+def _limit_headers(failure: Failure) -> tuple[tuple[str, str], ...]:
+    """Gives the headers that say how the limit by the minute stands by which a call was refused."""
+    limit = failure.metadata.get("limit", "")
+    values = [failure.metadata.get(name, "") for name in ("limit_value", "remaining")]
+    if failure.reason != QUOTA or limit not in MINUTE_LIMITS or not all(value.isdecimal() for value in values):
+        return ()
+    stands = RateLimit(int(values[0]), int(values[1]), failure.retry_after_s or 0.0)
+    return rate_limit_headers(RateLimits(**{MINUTE_LIMITS[limit]: stands}))

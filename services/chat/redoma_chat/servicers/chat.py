@@ -8,7 +8,7 @@ from redoma.chat.v1.message_pb2_grpc import ChatServiceServicer
 from redoma_chat.answers import AnswerDone, Answers, AnswerStarted
 from redoma_chat.inference import Delta
 from redoma_chat.names import Owner, parse_conversation, parse_message
-from redoma_chat.servicers.context import Context, Deadlines, current_owner
+from redoma_chat.servicers.context import Context, Deadlines, current_owner, tell_rate_limits
 from redoma_chat.servicers.translate import message_message, sampling_of
 from redoma_kit.errors import InvalidField
 
@@ -43,6 +43,7 @@ class ChatServicer(ChatServiceServicer):
                 elif isinstance(event, AnswerDone):
                     yield pb.SendMessageResponse(done=_done(owner, event))
                 else:
+                    await tell_rate_limits(context, event.started.rate_limits)
                     yield pb.SendMessageResponse(started=_started(owner, event))
 
     async def ContinueMessage(
@@ -63,6 +64,7 @@ class ChatServicer(ChatServiceServicer):
                 elif isinstance(event, AnswerDone):
                     yield pb.ContinueMessageResponse(done=_done(owner, event))
                 else:
+                    await tell_rate_limits(context, event.started.rate_limits)
                     yield pb.ContinueMessageResponse(started=_started(owner, event))
 
 

@@ -6,7 +6,9 @@ from typing import Any
 import grpc
 
 from redoma_chat.deadline import Deadline
+from redoma_chat.inference import RateLimits
 from redoma_chat.names import Owner, owner_of
+from redoma_chat.rate_limit_headers import rate_limit_headers
 from redoma_kit.identity import current_identity
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -19,6 +21,12 @@ def current_owner() -> Owner:
         TenantMismatch: The caller belongs to no tenant.
     """
     return owner_of(current_identity())
+
+
+async def tell_rate_limits(context: Context, limits: RateLimits) -> None:
+    """Sends the response headers, if there are limits of which they tell."""
+    if headers := rate_limit_headers(limits):
+        await context.send_initial_metadata(headers)
 
 
 class Deadlines:

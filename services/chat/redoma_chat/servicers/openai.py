@@ -11,14 +11,14 @@ from redoma_chat.deadline import Deadline
 from redoma_chat.errors import CHAT_ERRORS, ModelRefusal, ModelUnreachable
 from redoma_chat.guarded_model import GuardedModel
 from redoma_chat.ids import IdSource
-from redoma_chat.inference import Delta, Done, Event, Prompt, Started
+from redoma_chat.inference import NO_RATE_LIMITS, Delta, Done, Event, Prompt, Started
 from redoma_chat.model_channel import ModelChannel
 from redoma_chat.openai.embeddings import embedding_pieces, parse_embedding
 from redoma_chat.openai.errors import error_event
 from redoma_chat.openai.request import ChatCompletionRequest, parse_ask, parse_chat_completion
 from redoma_chat.openai.response import CompletionObject, CompletionStream, model_list, model_object, to_json
 from redoma_chat.sampling import Sampling
-from redoma_chat.servicers.context import Context, Deadlines
+from redoma_chat.servicers.context import Context, Deadlines, tell_rate_limits
 from redoma_kit.errors import DomainError, failure_of, internal_failure
 from redoma_kit.identity import current_identity
 from redoma_kit.interceptors.request_id import current_request_id
@@ -49,14 +49,16 @@ class OpenAIServicer(OpenAIServiceServicer):
         deadline = self._deadlines.of(context)
         wanted = parse_chat_completion(request.data)
         if not wanted.streams:
-            completion, done = await self._collect(wanted.prompt, wanted.sampling, deadline)
+            completion, done = await self._collect(wanted.prompt, wanted.sampling, deadline, context)
             yield HttpBody(content_type=JSON, data=completion.completion(done.finish_reason, done.usage))
             return
-        async with aclosing(self._stream(wanted, deadline)) as chunks:
+        async with aclosing(self._stream(wanted, deadline, context)) as chunks:
             async for chunk in chunks:
                 yield HttpBody(content_type=EVENTS, data=chunk)
 
-    async def _stream(self, wanted: ChatCompletionRequest, deadline: Deadline) -> AsyncGenerator[bytes, None]:
+    async def _stream(
+        self, wanted: ChatCompletionRequest, deadline: Deadline, context: Context
+    ) -> AsyncGenerator[bytes, None]:
         stream: CompletionStream | None = None
         try:
             async with aclosing(await self._events(wanted.prompt, wanted.sampling, deadline)) as events:
@@ -66,6 +68,7 @@ class OpenAIServicer(OpenAIServiceServicer):
                         stream = CompletionStream(
                             self._completion_id(), int(self._now_s()), event.model, wanted.includes_usage
                         )
+                        await tell_rate_limits(context, event.rate_limits)
                         yield stream.first()
                     elif stream is None:
                         raise ModelUnreachable()
@@ -76,7 +79,8 @@ class OpenAIServicer(OpenAIServiceServicer):
                         yield stream.done(event.finish_reason, event.usage)
         except DomainError as error:
             # HTTP's status went out long ago: an event has to say it, and the gRPC status after it tells the log.
-            if stream is not None:
+            # Where the call was ended in the middle of a write, nobody takes another.
+            if stream is not None and not isinstance(error.__context__, GeneratorExit):
                 yield error_event(failure_of(error, CHAT_ERRORS))
             raise
         except Exception:
@@ -87,7 +91,7 @@ class OpenAIServicer(OpenAIServiceServicer):
     async def Ask(self, request: HttpBody, context: Context) -> HttpBody:
         """Answers one question."""
         wanted = parse_ask(request.data)
-        completion, done = await self._collect(wanted.prompt, wanted.sampling, self._deadlines.of(context))
+        completion, done = await self._collect(wanted.prompt, wanted.sampling, self._deadlines.of(context), context)
         return HttpBody(content_type=JSON, data=completion.answer(done.finish_reason, done.usage))
 
     async def CreateEmbedding(self, request: HttpBody, context: Context) -> AsyncIterator[HttpBody]:
@@ -101,6 +105,7 @@ class OpenAIServicer(OpenAIServiceServicer):
             embeddings = await self._guarded.embed(current_identity().tenant, wanted.passages, deadline)
         except ModelRefusal as error:
             raise error.renamed(wanted.body_path) from None
+        await tell_rate_limits(context, embeddings.rate_limits)
         for piece in embedding_pieces(embeddings, wanted.as_base64):
             yield HttpBody(content_type=JSON, data=piece)
 
@@ -114,17 +119,23 @@ class OpenAIServicer(OpenAIServiceServicer):
         model = await self._model.get_model(request.model, self._deadlines.of(context).remaining_s)
         return HttpBody(content_type=JSON, data=to_json(model_object(model)).encode())
 
-    async def _collect(self, prompt: Prompt, sampling: Sampling, deadline: Deadline) -> tuple[CompletionObject, Done]:
+    async def _collect(
+        self, prompt: Prompt, sampling: Sampling, deadline: Deadline, context: Context
+    ) -> tuple[CompletionObject, Done]:
         completion: CompletionObject | None = None
+        limits = NO_RATE_LIMITS
         async with aclosing(await self._events(prompt, sampling, deadline)) as events:
             async for event in events:
                 if isinstance(event, Started):
                     completion = CompletionObject(self._completion_id(), int(self._now_s()), event.model)
+                    limits = event.rate_limits
                 elif completion is None:
                     break
                 elif isinstance(event, Delta):
                     completion.add(event)
                 else:
+                    # Not before: until headers go out a failure is an HTTP status.
+                    await tell_rate_limits(context, limits)
                     return completion, event
         raise ModelUnreachable()
 

@@ -11,11 +11,10 @@ from redoma_chat.key_provider import WrappedKey
 from redoma_chat.tables import CONTENT_KEYS
 
 K = CONTENT_KEYS.c
-_INSERTS = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 
 class SqlContentKeys:
-    """Keeps content keys, wrapped. Who writes a text holds its key until the end of the transaction, against erasure."""
+    """Keeps content keys, wrapped. Who writes a text holds its key to the end of the transaction, against erasure."""
 
     def __init__(self, keys: ContentKeys, now_us: Callable[[], int]) -> None:
         self._keys = keys
@@ -27,28 +26,33 @@ class SqlContentKeys:
 
     async def writing(self, session: AsyncSession, tenant: str) -> TenantKeys:
         """Gives the keys to write a tenant's texts with, and makes the first if there is none."""
-        held = _of(tenant).with_for_update(read=True, key_share=True)
-        kept = await _kept(session, held)
+        kept = await _kept(session, _held(tenant))
         if not kept:
             await self._add(session, tenant, 1)
-            kept = await _kept(session, held)
+            kept = await _kept(session, _held(tenant))
         return await self._keys.unwrapped(kept)
 
-    async def hold_all(self, session: AsyncSession, tenant: str) -> list[int]:
-        """Gives the versions there are of a tenant's key. Nobody writes with them until the transaction ends."""
-        return [kept.version for kept in await _kept(session, _of(tenant).with_for_update())]
+    async def held(self, session: AsyncSession, tenant: str) -> TenantKeys:
+        """Gives the keys to write a tenant's texts with, if there are any: none are there when all was erased."""
+        return await self._keys.unwrapped(await _kept(session, _held(tenant)))
 
-    async def add_version(self, session: AsyncSession, tenant: str, after: int) -> None:
-        """Makes the version that follows `after`, if it is not there yet."""
-        await self._add(session, tenant, after + 1)
+    async def versions(self, session: AsyncSession, tenant: str, before_us: int | None) -> list[int]:
+        """Gives the versions of a tenant's key made before a time. Nobody writes until the transaction ends."""
+        rows = (await session.execute(_of(tenant).with_for_update())).all()
+        return [row.version for row in rows if before_us is None or row.create_time_us < before_us]
+
+    async def add_version(self, session: AsyncSession, tenant: str) -> None:
+        """Makes a version that seals from now on."""
+        newest = select(func.max(K.version)).where(K.tenant == tenant)
+        await self._add(session, tenant, ((await session.execute(newest)).scalar_one() or 0) + 1)
 
     async def destroy(self, session: AsyncSession, tenant: str, versions: Sequence[int]) -> None:
         """Deletes versions of a tenant's key."""
         await session.execute(delete(CONTENT_KEYS).where(K.tenant == tenant, K.version.in_(versions)))
         self._keys.forget(tenant)
 
-    async def wrap_anew(self, session: AsyncSession, limit: int) -> int:
-        """Wraps up to `limit` keys with the key that wraps now which another wrapped; gives how many it did.
+    async def wrap_anew(self, session: AsyncSession) -> int:
+        """Wraps keys that another key wrapped with the one that wraps now; gives how many it did.
 
         What can't be unwrapped stays as it is.
         """
@@ -61,8 +65,6 @@ class SqlContentKeys:
                 values = {"key_id": anew.wrapped.key_id, "wrapped": anew.wrapped.data}
                 await session.execute(update(CONTENT_KEYS).where(*mine).values(values))
                 changed += 1
-            if changed == limit:
-                break
         return changed
 
     async def wrapped_by_others(self, session: AsyncSession) -> int:
@@ -72,7 +74,7 @@ class SqlContentKeys:
 
     async def _add(self, session: AsyncSession, tenant: str, version: int) -> None:
         made = await self._keys.make(tenant, version)
-        insert = _INSERTS[session.get_bind().dialect.name](CONTENT_KEYS)
+        dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
         values = {
             "tenant": tenant,
             "version": version,
@@ -81,11 +83,16 @@ class SqlContentKeys:
             "create_time_us": self._now_us(),
         }
         # Another replica may make it at the same time: then both take the one that came first.
-        await session.execute(insert.values(values).on_conflict_do_nothing())
+        await session.execute(dialect.insert(CONTENT_KEYS).values(values).on_conflict_do_nothing())
 
 
 def _of(tenant: str) -> Select[tuple[str, int, str, bytes, int]]:
     return select(CONTENT_KEYS).where(K.tenant == tenant).order_by(K.version)
+
+
+def _held(tenant: str) -> Select[tuple[str, int, str, bytes, int]]:
+    # Writers do not wait for one another, and erasure waits for all of them.
+    return _of(tenant).with_for_update(read=True, key_share=True)
 
 
 async def _kept(session: AsyncSession, query: Select[tuple[str, int, str, bytes, int]]) -> list[KeptKey]:

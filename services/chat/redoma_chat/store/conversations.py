@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from redoma_chat.conversations import Conversation
 from redoma_chat.names import Owner
 from redoma_chat.rows import SEALED_COLUMNS, conversation_columns, conversation_of, settings_columns
-from redoma_chat.store.base import StorePart, change, owned
+from redoma_chat.store.base import StorePart, change, lowered, owned
 from redoma_chat.tables import CONVERSATIONS
 
 C = CONVERSATIONS.c
@@ -67,8 +67,9 @@ class SqlConversations(StorePart):
         sealed = fields & set(SEALED_COLUMNS["conversations"])
         async with self._databases.transaction(owner) as session:
             if sealed:
-                columns = settings_columns(owner, changed, await self._keys.writing(session, owner.tenant))
-                values |= {name: columns[name] for name in sealed}
+                keys = await self._keys.writing(session, owner.tenant)
+                columns = settings_columns(owner, changed, keys)
+                values |= {name: columns[name] for name in sealed} | lowered(CONVERSATIONS, keys.version)
             mine = update(CONVERSATIONS).where(owned(C, owner), C.id == changed.id)
             return await change(session, mine.values(values)) > 0
 

@@ -16,6 +16,8 @@ from redoma_chat.names import Owner
 from redoma_kit.database import Database, SchemaNotReady, Scope
 from redoma_kit.errors import StorageUnavailable
 
+PLACES = (ContentStorage.PUBLIC, ContentStorage.PRIVATE)
+
 
 class Databases:
     """Gives each call its database. The private one is usable from when `open_private` succeeded."""
@@ -43,17 +45,19 @@ class Databases:
             raise StorageUnavailable()
         return self._private
 
-    def usable(self) -> Sequence[Database]:
-        """Gives those that are open."""
-        return (self._public, self._private) if self._private is not None and self._private_is_open else (self._public,)
+    def usable(self) -> Sequence[ContentStorage]:
+        """Gives the places whose databases are open."""
+        return PLACES if self._private_is_open else PLACES[:1]
 
-    def all(self) -> Sequence[Database]:
-        """Gives those there are.
+    def all(self) -> Sequence[ContentStorage]:
+        """Gives the places that have a database.
 
         Raises:
             StorageUnavailable: One of them is not open.
         """
-        return (self._public,) if self._private is None else (self._public, self.of(ContentStorage.PRIVATE))
+        if self._private is not None and not self._private_is_open:
+            raise StorageUnavailable()
+        return self.usable()
 
     def transaction(self, owner: Owner) -> AbstractAsyncContextManager[AsyncSession]:
         """Opens a transaction of the owner's tenant where its conversations lie; see Database.transaction.
@@ -63,18 +67,22 @@ class Databases:
         """
         return self.of(owner.storage).transaction(Scope.of(owner.tenant))
 
-    async def open_private(self, migrations: Path, opened: Callable[[Database], Awaitable[None]]) -> None:
+    async def open_private(self, migrations: Path, opened: Callable[[ContentStorage], Awaitable[None]]) -> None:
         """Brings the private database up to date, if there is one that is not open, and tells `opened`."""
         if self._private is None or self._private_is_open:
             return
         try:
             await self._private.upgrade(migrations)
-            await opened(self._private)
+            self._private_is_open = True
+            await opened(ContentStorage.PRIVATE)
         except (SchemaNotReady, StorageUnavailable) as error:
+            self._private_is_open = False
             self._log.warning("private database unavailable", cause=str(error))
-            return
-        self._private_is_open = True
-        self._log.info("private database open")
+
+    async def scrub(self, rewrite: bool = False) -> None:
+        """Takes what was deleted out of what the open databases keep beside their tables; see Database.scrub."""
+        for place in self.usable():
+            await self.of(place).scrub(rewrite)
 
     async def close(self) -> None:
         """Closes all."""

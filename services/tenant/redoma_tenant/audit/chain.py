@@ -1,8 +1,8 @@
 """The hash chain: what an entry's hash is over, how a chain grows, and where it is found broken.
 
 The hash of an entry is the SHA-256 of its canonical form: the JSON object that an export has it as, without `hash`, as
-RFC 8785 writes it down (members sorted, no spaces, UTF-8). `previous_hash` is among its members, so each hash stands for
-all that came before. Whoever has an export can compute the same.
+RFC 8785 writes it down (members sorted, no spaces, UTF-8). `previous_hash` is among its members, so each hash stands
+for all that came before. Whoever has an export can compute the same.
 """
 
 import hashlib

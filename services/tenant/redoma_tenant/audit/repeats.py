@@ -1,6 +1,5 @@
 """Gathers what may come in floods, such as denied calls: what is the same within some seconds becomes one entry."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import structlog

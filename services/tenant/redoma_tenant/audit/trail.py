@@ -1,8 +1,8 @@
 """Writes the chains: everything in one queue, together what came together, and nothing is ever skipped.
 
 An entry is written when the call it tells of has ended, since only then its result is known. So the change may be made
-and the entry not: then the entry waits here and is tried again, the log has all of it, and `check` refuses every further
-administrative call until it is written.
+and the entry not: then the entry waits here and is tried again, the log has all of it, and `check` refuses every
+further administrative call until it is written.
 """
 
 import asyncio
@@ -56,7 +56,7 @@ class AuditTrail:
         """Writes what is left and stops; what can't be written within STOP_S seconds is in the log."""
         try:
             async with asyncio.timeout(STOP_S):
-                await self._empty.wait()
+                await self.written()
         except TimeoutError:
             self._log.error("audit entries lost; the log has each", entries=len(self._pending))
         if self._task is not None:
@@ -80,6 +80,10 @@ class AuditTrail:
         """Appends an event soon."""
         self._put(event)
 
+    async def written(self) -> None:
+        """Waits until all that was recorded is written."""
+        await self._empty.wait()
+
     def _put(self, event: Event) -> _Pending:
         pending = _Pending(fit(event))
         self._pending.append(pending)
@@ -88,6 +92,7 @@ class AuditTrail:
         return pending
 
     async def _run(self) -> None:
+        await self._renew_heads()
         while True:
             await self._wake.wait()
             self._wake.clear()
@@ -153,18 +158,17 @@ class AuditTrail:
         last = entries[-1]
         return entries, self._keys.signed(chain, Position(last.sequence, last.hash))
 
-    async def renew_heads(self) -> None:
-        """Signs heads anew that an earlier key of this service signed, so that the key may be forgotten.
-
-        Raises:
-            StorageUnavailable: The database is away.
-        """
+    async def _renew_heads(self) -> None:
+        """Signs heads anew that an earlier key of this service signed, so that the key may be forgotten."""
         after: str | None = None
-        while heads := await self._store.list_heads(after, HEADS_A_PAGE):
-            for head in heads:
-                if not self._keys.is_current(head) and self._keys.is_ours(head):
-                    await self._store.sign_again(head, self._keys.signed(head.chain, head.position).signature)
-            after = heads[-1].chain
+        try:
+            while heads := await self._store.list_heads(after, HEADS_A_PAGE):
+                for head in heads:
+                    if not self._keys.is_current(head) and self._keys.is_ours(head):
+                        await self._store.sign_again(head, self._keys.signed(head.chain, head.position).signature)
+                after = heads[-1].chain
+        except StorageUnavailable:
+            self._log.warning("heads of audit chains not looked through; the next start does")
 
 
 def _replaced(first: Event, position: Position) -> Event:

@@ -1,7 +1,7 @@
 """Buckets that fill up evenly within a minute. All that is kept of one is when it is full again.
 
-Times are microseconds since the epoch. What is taken rounds up and what is there rounds down, so a bucket never gives more
-than its size and what has flowed in.
+Times are microseconds since the epoch. What is taken rounds up and what is there rounds down, so a bucket never gives
+more than its size and what has flowed in.
 """
 
 MINUTE_US = 60_000_000

@@ -6,7 +6,7 @@ from datetime import datetime
 from redoma_tenant.limits import Limits
 from redoma_tenant.meter import bucket
 from redoma_tenant.meter.money import micros_down, micros_up, nanos_of
-from redoma_tenant.meter.periods import MICROSECOND, day_end, day_of, micros_since_epoch, month_end, month_of
+from redoma_tenant.meter.periods import day_end, day_of, micros_since_epoch, month_end, month_of
 from redoma_tenant.meter.shortage import Shortage, shortage
 
 # When what running calls hold is in the way, some of it may be let go at any moment.
@@ -64,7 +64,7 @@ class Counters:
         return Period(self.day, self.month)
 
     def at(self, now: datetime) -> "Counters":
-        """Gives the counters at `now`: a new day or month begins with nothing. A clock that is behind turns none back."""
+        """Gives the counters at `now`: a new day or month begins with nothing. A clock behind it turns none back."""
         counters = self
         if day_of(now) > self.day:
             counters = replace(counters, day=day_of(now), day_used_tokens=0, day_held_tokens=0)
@@ -122,19 +122,24 @@ class Counters:
         return found
 
     def amount_shortages(self, limits: Limits, amount: Amount, now: datetime) -> list[Shortage]:
-        """Tells which limits of tokens and money have no room for so much more. What is free of charge has room."""
+        """Tells which limits of tokens and money have no room for so much more."""
         found = self._minute_shortages(limits, amount.tokens, now)
         tokens = amount.tokens
         for name, limit, used, held, end in (
             ("tokens_per_day", limits.tokens_per_day, self.day_used_tokens, self.day_held_tokens, day_end(now)),
-            ("tokens_per_month", limits.tokens_per_month, self.month_used_tokens, self.month_held_tokens, month_end(now)),
+            (
+                "tokens_per_month",
+                limits.tokens_per_month,
+                self.month_used_tokens,
+                self.month_held_tokens,
+                month_end(now),
+            ),
         ):
             if limit is not None and used + held + tokens > limit:
                 retry_s = _period_retry_s(limit, used, tokens, end, now)
                 found.append(shortage(name, limit, limit - used - held, tokens, retry_s))
         if (micros := limits.budget_micros_per_month) is not None:
             limit, used, held = nanos_of(micros), self.month_used_nanos, self.month_held_nanos
-            # An empty or exceeded budget has no room for what costs nothing either, unless nothing costs anything.
             if used + held + amount.nanos > limit:
                 retry_s = _period_retry_s(limit, used, amount.nanos, month_end(now), now)
                 left, wanted = micros_down(limit - used - held), micros_up(amount.nanos)
@@ -142,7 +147,7 @@ class Counters:
         return found
 
     def room_tokens(self, limits: Limits, now: datetime) -> int | None:
-        """Gives how many tokens more all limits of tokens have room for; None is any number. Below 0 if one is passed."""
+        """Gives how many tokens more fit all limits of tokens; None is any number. Below 0 if one is passed."""
         rooms = []
         if (size := limits.tokens_per_minute) is not None:
             rooms.append(bucket.left(self.tokens_full_us, size, micros_since_epoch(now)) - self.held_tokens)
@@ -172,7 +177,7 @@ class Counters:
 
 
 def _seconds(wait_us: int | None) -> float | None:
-    return None if wait_us is None else wait_us * MICROSECOND.total_seconds()
+    return None if wait_us is None else wait_us / 1e6
 
 
 def _period_retry_s(limit: int, used: int, wanted: int, end: datetime, now: datetime) -> float | None:

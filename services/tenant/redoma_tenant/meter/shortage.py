@@ -1,7 +1,11 @@
 """A limit that has no room for what is wanted."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+
+
+BUDGET = "budget_micros_per_month"
 
 
 class LimitScope(Enum):
@@ -31,12 +35,29 @@ class Shortage:
     retry_after_s: float | None
     scope: LimitScope = LimitScope.TENANT
 
+    @property
+    def sentence(self) -> str:
+        """Says it to people."""
+        if self.limit == BUDGET:
+            bound = f"spend {_money(self.limit_value)} per month"
+            left, wanted = _money(self.remaining), _money(self.wanted)
+        else:
+            bound = f"use {self.limit_value} {self.limit.replace('_', ' ')}"
+            left, wanted = str(self.remaining), str(self.wanted)
+        return f"The {self.scope.value} may {bound}: {left} left, and this call needs up to {wanted}."
+
 
 def shortage(limit: str, limit_value: int, remaining: int, wanted: int, retry_after_s: float | None) -> Shortage:
     """Gives a tenant's shortage; what is left of a limit that was passed is 0."""
     return Shortage(limit, limit_value, max(0, remaining), wanted, retry_after_s)
 
 
-def worst(shortages: list[Shortage]) -> Shortage:
+def worst(shortages: Sequence[Shortage]) -> Shortage:
     """Gives the one that lasts longest; one that waiting does not end is the worst. There must be one."""
     return max(shortages, key=lambda one: float("inf") if one.retry_after_s is None else one.retry_after_s)
+
+
+def _money(micros: int) -> str:
+    text = f"{micros / 1e6:.6f}".rstrip("0")
+    whole, _, part = text.partition(".")
+    return f"{whole}.{part.ljust(2, '0')}"

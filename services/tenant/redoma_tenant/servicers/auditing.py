@@ -1,4 +1,4 @@
-"""Writes every administrative call into the audit chains when it ends, before its answer is sent, and every denied one."""
+"""Writes every administrative call into the audit chains before its answer is sent, and every call that is denied."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -15,7 +15,8 @@ from redoma_tenant.audit.repeats import Repeats
 from redoma_tenant.audit.trail import AuditTrail
 from redoma_tenant.names import TENANT_ID
 from redoma_tenant.policy import GIVERS, READERS
-from redoma_tenant.servicers.subjects import changed_values, named_resource, made_resource
+from redoma_tenant.servicers.subjects import changed_values, made_resource, named_resource
+from redoma_tenant.sources import source_of
 
 ADMINISTRATIVE = GIVERS | READERS
 DENIED = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})
@@ -30,7 +31,13 @@ class Auditing:
     """Records administrative calls one by one, and of all others those that are denied, gathered."""
 
     def __init__(
-        self, policy: Policy, errors: ErrorTable, trail: AuditTrail, denials: Repeats, now: Callable[[], datetime]
+        self,
+        policy: Policy,
+        errors: ErrorTable,
+        trail: AuditTrail,
+        denials: Repeats,
+        trusted_hops: int,
+        now: Callable[[], datetime],
     ) -> None:
         self._administrative = frozenset(
             method for method, rule in policy.items() if (rule.any_scope | rule.all_scopes) & ADMINISTRATIVE
@@ -38,6 +45,7 @@ class Auditing:
         self._errors = errors
         self._trail = trail
         self._denials = denials
+        self._trusted_hops = trusted_hops
         self._now = now
 
     @asynccontextmanager
@@ -84,20 +92,15 @@ class Auditing:
             actor=caller.principal if caller else "",
             action=call.method,
             resource=resource,
-            source=source_of(call),
+            source=source_of(call.metadata(FORWARDED_FOR), call.peer, self._trusted_hops),
             result=result,
             request_id=call.request_id,
             details=details,
         )
 
 
-def source_of(call: Call) -> str:
-    """Gives where a call comes from: the address that the edge saw, or the service that called."""
-    return call.metadata(FORWARDED_FOR).rpartition(",")[2].strip() or call.peer
-
-
 def _chain(own: str, resource: str) -> str:
-    """Gives the caller's own chain; for an operator that of the tenant it acted on. Names in failed calls may be made up."""
+    """Gives the caller's own chain; for an operator that of the tenant acted on, whose name must not be made up."""
     if own:
         return own
     collection, _, rest = resource.partition("/")

@@ -10,8 +10,8 @@ from redoma.tenant.v1 import api_key_pb2, audit_pb2, privacy_pb2, quota_pb2, ten
 from redoma_kit.identity import PLATFORM_ADMIN
 from redoma_kit.policy import EDGE, Policy
 from redoma_kit.rest import RestPath, method_path, rest_paths
-from redoma_tenant.api_keys import CONVERSATIONS, GENERATE
-from redoma_tenant.policy import PLATFORM, TENANT_ADMIN
+from redoma_tenant.api_key import CONVERSATIONS, GENERATE
+from redoma_tenant.policy import PLATFORM, TENANT_ADMIN, TENANT_OWNER, TENANT_READ
 from redoma_tenant.routes import Route, RouteTable
 
 # chat passes its callers' identities on: to the model, and to this service for the content checks. Such an identity
@@ -33,6 +33,8 @@ TENANT_FILES = (
 )
 MODEL_FILES = (engine_pb2.DESCRIPTOR,)
 OPENAI_SERVICE = "redoma.chat.v1.OpenAIService"
+# The scopes from the least to the greatest: whoever is refused is told to get the least that would do.
+RANKED_SCOPES = (GENERATE, CONVERSATIONS, TENANT_READ, TENANT_ADMIN, TENANT_OWNER, PLATFORM_ADMIN)
 
 
 def edge_routes(policy: Policy) -> RouteTable:
@@ -49,11 +51,18 @@ def edge_routes(policy: Policy) -> RouteTable:
         for method in service.methods:
             rule = policy.get(method_path(method))
             if rule is not None and rule.peers & EDGE:
-                wanted = PLATFORM_ADMIN if rule.any_scope == PLATFORM else TENANT_ADMIN
-                routes.append(Route(method_path(method), TENANT_AUDIENCE, rule.any_scope, wanted))
+                scopes = rule.any_scope | rule.all_scopes
+                routes.append(Route(method_path(method), TENANT_AUDIENCE, scopes, _least(scopes)))
     for service in _services(MODEL_FILES):
-        routes += (Route(method_path(method), MODEL_AUDIENCE, PLATFORM, PLATFORM_ADMIN) for method in service.methods)
+        routes += (
+            Route(method_path(method), MODEL_AUDIENCE, PLATFORM, PLATFORM_ADMIN, is_noted=True)
+            for method in service.methods
+        )
     return RouteTable(routes, rest)
+
+
+def _least(scopes: frozenset[str]) -> str:
+    return min(scopes, key=RANKED_SCOPES.index)
 
 
 def _services(files: Sequence[FileDescriptor]) -> Iterator[ServiceDescriptor]:

@@ -12,18 +12,30 @@ from google.rpc import status_pb2
 
 from redoma_kit.errors import STATUS_DETAILS_KEY, Failure
 
-# Envoy turns these into the gRPC status of the same meaning for gRPC clients.
+# Of every code that a rule of ours has, as Envoy's transcoder has them. Envoy turns these into a gRPC status for gRPC
+# clients, not always into the one meant, which is therefore sent as a header too.
 HTTP_STATUS = {
+    grpc.StatusCode.INVALID_ARGUMENT: 400,
     grpc.StatusCode.FAILED_PRECONDITION: 400,
     grpc.StatusCode.UNAUTHENTICATED: 401,
     grpc.StatusCode.PERMISSION_DENIED: 403,
     grpc.StatusCode.NOT_FOUND: 404,
+    grpc.StatusCode.ALREADY_EXISTS: 409,
     grpc.StatusCode.ABORTED: 409,
     grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
+    grpc.StatusCode.INTERNAL: 500,
     grpc.StatusCode.DATA_LOSS: 500,
     grpc.StatusCode.UNAVAILABLE: 503,
+    grpc.StatusCode.DEADLINE_EXCEEDED: 504,
 }
-OPENAI_TYPES = {403: "permission_error", 429: "rate_limit_error", 503: "server_error"}
+OPENAI_TYPES = {
+    403: "permission_error",
+    409: "conflict_error",
+    429: "rate_limit_error",
+    500: "server_error",
+    503: "server_error",
+    504: "server_error",
+}
 OPENAI_CODES = {"CREDENTIAL_INVALID": "invalid_api_key"}
 
 

@@ -15,7 +15,10 @@ from redoma_tenant.names import OWN, tenant_name
 
 MASK = "update_mask"
 PATH = re.compile(r"[a-z0-9_.*]{1,64}")
+NAMES = ("name", "parent")
 ID = "_id"
+MODEL = "model"
+SUBJECTS = frozenset({"name", MODEL})
 FIELDS = "fields"
 MADE = "made"
 # Changed along with everything, or no change at all.
@@ -59,19 +62,16 @@ def made_resource(named: str, response: Message) -> tuple[str, dict[str, str]]:
 
 def _names(request: Message) -> Iterator[str]:
     fields = request.DESCRIPTOR.fields_by_name
-    for name in ("name", "parent"):
-        if name in fields:
-            yield getattr(request, name)
-    for message in _messages(request):
-        for name in ("name", "parent"):
-            if name in message.DESCRIPTOR.fields_by_name:
-                yield getattr(message, name)
+    yield from (getattr(request, name) for name in NAMES if name in fields)
     for name in fields:
-        if name.endswith(ID) and isinstance(getattr(request, name), str):
+        if name.endswith(ID):
             yield f"{name.removesuffix(ID)}s/{getattr(request, name)}"
-    for message in (request, *_messages(request)):
-        if "model" in message.DESCRIPTOR.fields_by_name:
-            yield f"models/{getattr(message, 'model')}"
+    messages = _messages(request)
+    for message in messages:
+        yield from (getattr(message, name) for name in NAMES if name in message.DESCRIPTOR.fields_by_name)
+    for message in (request, *messages):
+        if MODEL in message.DESCRIPTOR.fields_by_name:
+            yield f"models/{getattr(message, MODEL)}"
 
 
 def _messages(message: Message) -> list[Message]:
@@ -85,7 +85,7 @@ def _messages(message: Message) -> list[Message]:
 
 
 def _subject(message: Message) -> Message | None:
-    return next((inner for inner in _messages(message) if "name" in inner.DESCRIPTOR.fields_by_name), None)
+    return next((inner for inner in _messages(message) if SUBJECTS & set(inner.DESCRIPTOR.fields_by_name)), None)
 
 
 def _told(field: FieldDescriptor, value: object) -> str:

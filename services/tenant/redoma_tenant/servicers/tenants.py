@@ -1,5 +1,6 @@
 """TenantService on the wire."""
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
@@ -17,6 +18,7 @@ from redoma_tenant.tenants import Tenant, Tenants, TenantState
 if TYPE_CHECKING:
     from redoma_kit.interceptors.pipeline import Context
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 STATES = {
@@ -150,7 +152,7 @@ def _profile(tenant: tenant_pb2.Tenant) -> TenantProfile:
     )
 
 
-def _known(field: str, values: dict[int, T], number: int) -> T:
+def _known(field: str, values: Mapping[K, T], number: K) -> T:
     if number not in values:
         raise InvalidField(field, f"{number} is no value that there is.")
     return values[number]

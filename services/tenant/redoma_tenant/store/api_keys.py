@@ -1,23 +1,28 @@
-"""API keys in SQL: what administrators do, the lookup of every call, and last uses."""
+"""API keys in SQL: what administrators do, and last uses."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import RowMapping, bindparam, insert, literal, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, RowMapping, Select, bindparam, insert, literal, or_, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from redoma_kit.database import AUTH, PLATFORM, Database, Scope
-from redoma_kit.errors import ResourceNotFound
+from redoma_kit.database import PLATFORM, Database, Scope
+from redoma_kit.errors import InvalidField
+from redoma_tenant import names
 from redoma_tenant.api_keys import ApiKey, ApiKeyPosition, PrefixTaken
-from redoma_tenant.authenticator import StoredCredential
-from redoma_tenant.names import tenant_name
-from redoma_tenant.store.schema import API_KEYS, TENANTS, UtcDateTime
-from redoma_tenant.tenants import TenantState
+from redoma_tenant.errors import StateConflict
+from redoma_tenant.limits import limits_from_json, limits_to_json
+from redoma_tenant.store.changes import note_change
+from redoma_tenant.store.schema import API_KEYS, USERS, UtcDateTime
+from redoma_tenant.store.tenants import check_tenant
+
+BOOTSTRAP = "platform/bootstrap"
 
 
 class SqlApiKeyStore:
-    """Keeps API keys in a database."""
+    """Keeps API keys in a database. An empty tenant stands for operators."""
 
     __slots__ = ("_database",)
 
@@ -29,24 +34,26 @@ class SqlApiKeyStore:
 
         Raises:
             ResourceNotFound: The tenant is missing.
+            InvalidField: The user is missing.
+            StateConflict: The tenant is being deleted, or operators would be left without a lasting key.
             PrefixTaken: Another key has its prefix.
         """
-        values = {
-            "id": api_key.id,
-            "tenant_id": api_key.tenant,
-            "display_name": api_key.display_name,
-            "prefix": api_key.prefix,
-            "digest": digest,
-            "scopes": list(api_key.scopes),
-            "expire_time": api_key.expire_time,
-            "create_time": api_key.create_time,
-        }
         try:
-            async with self._database.transaction(Scope.of(api_key.tenant)) as session:
-                await _check_tenant(session, api_key.tenant)
-                await session.execute(insert(API_KEYS).values(values))
+            async with self._database.transaction(_scope(api_key.tenant)) as session:
+                await _lock_operators(session, api_key.tenant)
+                await _add(session, api_key, digest)
+                await _check_operators(session, api_key.tenant)
+                if not api_key.tenant:
+                    await note_change(session, "", BOOTSTRAP, "", api_key.create_time)
         except IntegrityError:
             raise PrefixTaken() from None
+
+    async def find_api_key(self, tenant: str, api_key: str) -> ApiKey | None:
+        """Gives a key by id."""
+        query = select(API_KEYS).where(API_KEYS.c.id == api_key, _is_of(tenant))
+        async with self._database.transaction(_scope(tenant)) as session:
+            row = (await session.execute(query)).mappings().one_or_none()
+        return None if row is None else _api_key(row)
 
     async def list_api_keys(self, tenant: str, after: ApiKeyPosition | None, limit: int) -> Sequence[ApiKey]:
         """Gives at most `limit` keys, the newest first, those after `after`.
@@ -56,39 +63,47 @@ class SqlApiKeyStore:
         """
         columns = API_KEYS.c
         query = (
-            select(API_KEYS)
-            .where(columns.tenant_id == tenant)
-            .order_by(columns.create_time.desc(), columns.id.desc())
-            .limit(limit)
+            select(API_KEYS).where(_is_of(tenant)).order_by(columns.create_time.desc(), columns.id.desc()).limit(limit)
         )
         if after is not None:
             position = tuple_(literal(after.create_time, UtcDateTime), literal(after.id))
             query = query.where(tuple_(columns.create_time, columns.id) < position)
-        async with self._database.transaction(Scope.of(tenant)) as session:
-            await _check_tenant(session, tenant)
+        async with self._database.transaction(_scope(tenant)) as session:
+            if tenant:
+                await check_tenant(session, tenant)
             return [_api_key(row) for row in (await session.execute(query)).mappings()]
 
-    async def revoke_api_key(self, tenant: str, api_key: str, now: datetime) -> ApiKey | None:
-        """Revokes a key unless it is revoked, and gives it as it is then; None if there is none."""
-        columns = API_KEYS.c
-        it = (columns.id == api_key, columns.tenant_id == tenant)
-        async with self._database.transaction(Scope.of(tenant)) as session:
-            await session.execute(update(API_KEYS).where(*it, columns.revoke_time.is_(None)).values(revoke_time=now))
-            row = (await session.execute(select(API_KEYS).where(*it))).mappings().one_or_none()
-        return None if row is None else _api_key(row)
+    async def change_api_key(self, api_key: ApiKey, reason: str, now: datetime) -> bool:
+        """Keeps a key in place of its version before and notes that; False if there is no such version any more.
 
-    async def find_credential(self, prefix: str) -> StoredCredential | None:
-        """Gives the key that has the prefix, in one query by a unique index."""
-        query = (
-            select(API_KEYS, TENANTS.c.state.label("tenant_state"), TENANTS.c.weight)
-            .join(TENANTS, TENANTS.c.id == API_KEYS.c.tenant_id)
-            .where(API_KEYS.c.prefix == prefix)
-        )
-        async with self._database.transaction(AUTH) as session:
-            row = (await session.execute(query)).mappings().one_or_none()
-        if row is None:
-            return None
-        return StoredCredential(_api_key(row), row["digest"], TenantState(row["tenant_state"]), row["weight"])
+        Raises:
+            InvalidField: The user is missing.
+            StateConflict: Operators would be left without a lasting key.
+        """
+        async with self._database.transaction(_scope(api_key.tenant)) as session:
+            await _lock_operators(session, api_key.tenant)
+            await _check_user(session, api_key)
+            if not await _change(session, api_key, reason, now):
+                return False
+            await _check_operators(session, api_key.tenant)
+        return True
+
+    async def rotate_api_key(self, former: ApiKey, api_key: ApiKey, digest: str, reason: str, now: datetime) -> bool:
+        """Keeps `former` in place of its version before, notes that and adds a key; False if there is no such version.
+
+        Raises:
+            As `add_api_key`.
+        """
+        try:
+            async with self._database.transaction(_scope(former.tenant)) as session:
+                await _lock_operators(session, former.tenant)
+                if not await _change(session, former, reason, now):
+                    return False
+                await _add(session, api_key, digest)
+                await _check_operators(session, former.tenant)
+        except IntegrityError:
+            raise PrefixTaken() from None
+        return True
 
     async def write_last_uses(self, last_uses: Mapping[str, datetime]) -> None:
         """Sets the last use of keys by id, unless a later one is kept."""
@@ -104,14 +119,81 @@ class SqlApiKeyStore:
             await connection.execute(statement, [{"key": key, "at": time} for key, time in last_uses.items()])
 
 
-async def _check_tenant(session: AsyncSession, tenant: str) -> None:
-    if await session.scalar(select(TENANTS.c.id).where(TENANTS.c.id == tenant)) is None:
-        raise ResourceNotFound(tenant_name(tenant))
+def _scope(tenant: str) -> Scope:
+    return Scope.of(tenant) if tenant else PLATFORM
+
+
+def _is_of(tenant: str) -> ColumnElement[bool]:
+    return API_KEYS.c.tenant_id == tenant if tenant else API_KEYS.c.tenant_id.is_(None)
+
+
+async def _add(session: AsyncSession, api_key: ApiKey, digest: str) -> None:
+    if api_key.tenant:
+        await check_tenant(session, api_key.tenant, for_more=True)
+    await _check_user(session, api_key)
+    values = _row(api_key) | {
+        "id": api_key.id,
+        "tenant_id": api_key.tenant or None,
+        "prefix": api_key.prefix,
+        "digest": digest,
+        "scopes": list(api_key.scopes),
+        "create_time": api_key.create_time,
+    }
+    await session.execute(insert(API_KEYS).values(values))
+
+
+async def _change(session: AsyncSession, api_key: ApiKey, reason: str, now: datetime) -> bool:
+    columns = API_KEYS.c
+    former = (columns.id == api_key.id, _is_of(api_key.tenant), columns.version == api_key.version - 1)
+    statement = update(API_KEYS).where(*former).values(_row(api_key)).returning(columns.id)
+    if await session.scalar(statement) is None:
+        return False
+    await note_change(session, api_key.tenant, api_key.name, reason, now)
+    return True
+
+
+async def _check_user(session: AsyncSession, api_key: ApiKey) -> None:
+    it = (USERS.c.id == api_key.user, USERS.c.tenant_id == api_key.tenant)
+    if api_key.user and await session.scalar(select(USERS.c.id).where(*it)) is None:
+        raise InvalidField("api_key.user", f"{names.user_name(api_key.tenant, api_key.user)} does not exist.")
+
+
+async def _lock_operators(session: AsyncSession, tenant: str) -> None:
+    """Lets one transaction after the other change operators' keys, so that no two take each other's successor away."""
+    if not tenant:
+        await session.execute(_lasting_operator_keys().order_by(API_KEYS.c.id).with_for_update())
+
+
+async def _check_operators(session: AsyncSession, tenant: str) -> None:
+    if not tenant and await session.scalar(_lasting_operator_keys().limit(1)) is None:
+        problem = "would be left without a key that works and never expires; make one first: redoma operator create."
+        raise StateConflict(names.PLATFORM, "STATE_ACTIVE", problem)
+
+
+def _lasting_operator_keys() -> Select[tuple[str]]:
+    columns = API_KEYS.c
+    return select(columns.id).where(
+        columns.tenant_id.is_(None), columns.revoke_time.is_(None), columns.expire_time.is_(None)
+    )
+
+
+def _row(api_key: ApiKey) -> dict[str, Any]:
+    return {
+        "display_name": api_key.display_name,
+        "expire_time": api_key.expire_time,
+        "revoke_time": api_key.revoke_time,
+        "models": list(api_key.models),
+        "cidrs": list(api_key.cidrs),
+        "limits": limits_to_json(api_key.limits),
+        "user_id": api_key.user or None,
+        "replaced_by": api_key.replaced_by or None,
+        "version": api_key.version,
+    }
 
 
 def _api_key(row: RowMapping) -> ApiKey:
     return ApiKey(
-        tenant=row["tenant_id"],
+        tenant=row["tenant_id"] or "",
         id=row["id"],
         display_name=row["display_name"],
         prefix=row["prefix"],
@@ -120,4 +202,10 @@ def _api_key(row: RowMapping) -> ApiKey:
         create_time=row["create_time"],
         last_use_time=row["last_use_time"],
         revoke_time=row["revoke_time"],
+        models=tuple(row["models"]),
+        cidrs=tuple(row["cidrs"]),
+        limits=limits_from_json(row["limits"]),
+        user=row["user_id"] or "",
+        replaced_by=row["replaced_by"] or "",
+        version=row["version"],
     )

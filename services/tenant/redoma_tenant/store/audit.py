@@ -30,12 +30,15 @@ class SqlAuditStore:
         Raises:
             ChainMoved: Another process appended at the same time; nothing was written.
         """
+
+        async def work(session: AsyncSession) -> None:
+            head, last_sequence = await _locked_end(session, chain)
+            entries, moved = extend(head, await _stray(session, chain, head, last_sequence))
+            await session.execute(insert(AUDIT_ENTRIES), [_values(entry) for entry in entries])
+            await _move(session, head, moved)
+
         try:
-            async with self._database.transaction(PLATFORM) as session:
-                head, last_sequence = await _locked_end(session, chain)
-                entries, moved = extend(head, await _stray(session, chain, head, last_sequence))
-                await session.execute(insert(AUDIT_ENTRIES), [_values(entry) for entry in entries])
-                await _move(session, head, moved)
+            await self._database.run(PLATFORM, work)
         except IntegrityError:
             raise ChainMoved() from None
 

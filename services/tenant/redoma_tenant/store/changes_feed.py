@@ -5,7 +5,7 @@ from datetime import datetime
 
 from sqlalchemy import delete, func, or_, select
 
-from redoma_kit.database import PLATFORM, Database
+from redoma_kit.database import AUTH, PLATFORM, Database
 from redoma_tenant.changes import Change, Expiry
 from redoma_tenant.names import api_key_name
 from redoma_tenant.store.schema import API_KEYS, CHANGES
@@ -26,13 +26,13 @@ class SqlChangeStore:
         if others:
             wanted = or_(wanted, columns.position.in_(others))
         query = select(CHANGES).where(wanted).order_by(columns.position)
-        async with self._database.transaction(PLATFORM) as session:
+        async with self._database.transaction(AUTH) as session:
             rows = (await session.execute(query)).all()
         return [Change(row.position, row.tenant_id, row.principal, row.reason, row.time) for row in rows]
 
     async def newest_position(self) -> int:
         """Gives the greatest position, 0 if there is none."""
-        async with self._database.transaction(PLATFORM) as session:
+        async with self._database.transaction(AUTH) as session:
             return await session.scalar(select(func.max(CHANGES.c.position))) or 0
 
     async def read_expiries(self, after: datetime, until: datetime) -> Sequence[Expiry]:
@@ -43,11 +43,9 @@ class SqlChangeStore:
             .where(columns.expire_time > after, columns.expire_time <= until, columns.revoke_time.is_(None))
             .order_by(columns.expire_time)
         )
-        async with self._database.transaction(PLATFORM) as session:
+        async with self._database.transaction(AUTH) as session:
             rows = (await session.execute(query)).all()
-        return [
-            Expiry(row.tenant_id or "", api_key_name(row.tenant_id or "", row.id), row.expire_time) for row in rows
-        ]
+        return [Expiry(row.tenant_id or "", api_key_name(row.tenant_id or "", row.id), row.expire_time) for row in rows]
 
     async def prune_changes(self, before: datetime) -> None:
         """Deletes older ones, but never the newest: SQLite would give its position again."""

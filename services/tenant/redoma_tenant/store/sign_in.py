@@ -1,4 +1,4 @@
-"""What signing in reads: keys, identity providers, users and what their tenants are; and users made at first sign-in."""
+"""What signing in reads: keys, identity providers, users and their tenants; and users made at first sign-in."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -103,11 +103,11 @@ class SqlSignInStore:
         """Gives a tenant's user by who he is to the issuer of his tokens."""
         columns = USERS.c
         row = await self._one(
-            select(columns.id, columns.role, columns.state).where(
+            select(columns.id, columns.role, columns.state, columns.version).where(
                 columns.tenant_id == tenant, columns.issuer == issuer, columns.subject == subject
             )
         )
-        return None if row is None else StoredUser(row["id"], row["role"], row["state"] == "ACTIVE")
+        return None if row is None else StoredUser(row["id"], row["role"], row["state"] == "ACTIVE", row["version"])
 
     async def add_user(
         self, tenant: str, user: StoredUser, issuer: str, subject: str, display_name: str, now: datetime
@@ -133,7 +133,8 @@ class SqlSignInStore:
 
     async def _one(self, query: Select[Any]) -> RowMapping | None:
         async with self._database.transaction(AUTH) as session:
-            return (await session.execute(query)).mappings().one_or_none()
+            row: RowMapping | None = (await session.execute(query)).mappings().one_or_none()
+        return row
 
 
 def _facts(row: RowMapping) -> TenantFacts | None:

@@ -93,6 +93,7 @@ def _people() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_users"),
         sa.UniqueConstraint("tenant_id", "issuer", "subject", name="uq_users_tenant_id"),
     )
+    op.create_index("ix_users_tenant_id_id", "users", ["tenant_id", "id"])
 
 
 def _credentials() -> None:
@@ -140,6 +141,7 @@ def _metering() -> None:
         sa.Column("requests_full_us", sa.BigInteger, nullable=False),
         sa.Column("tokens_full_us", sa.BigInteger, nullable=False),
         sa.Column("open_calls", sa.Integer, nullable=False),
+        sa.Column("held_tokens", sa.BigInteger, nullable=False),
         sa.Column("day", sa.Integer, nullable=False),
         sa.Column("day_used_tokens", sa.BigInteger, nullable=False),
         sa.Column("day_held_tokens", sa.BigInteger, nullable=False),

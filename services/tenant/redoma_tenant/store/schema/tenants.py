@@ -62,4 +62,5 @@ USERS = Table(
     Column("update_time", UtcDateTime, nullable=False),
     Column("version", Integer, nullable=False),
     UniqueConstraint("tenant_id", "issuer", "subject"),
+    Index(None, "tenant_id", "id"),
 )
