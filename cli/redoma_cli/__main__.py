@@ -6,7 +6,7 @@ from typing import NoReturn
 import typer
 from rich.markup import escape
 
-from redoma_cli.commands import ask, chat, conformance, engine, key, privacy, site, tenant
+from redoma_cli.commands import ask, audit, chat, conformance, engine, key, privacy, site, tenant, usage
 from redoma_cli.context import error_console
 from redoma_cli.errors import CliError, error_from_os
 
@@ -30,6 +30,8 @@ def build_app() -> typer.Typer:
     app.add_typer(tenant.build(), name="tenant")
     app.add_typer(key.build(), name="key")
     app.add_typer(privacy.build(), name="privacy")
+    app.add_typer(usage.build(), name="usage")
+    app.add_typer(audit.build(), name="audit")
     app.add_typer(engine.build(), name="engine")
     conformance.add_to(app)
     return app

@@ -16,8 +16,10 @@ from redoma.chat.v1.message_pb2_grpc import ChatServiceStub
 from redoma.chat.v1.openai_pb2_grpc import OpenAIServiceStub
 from redoma.model.v1.engine_pb2_grpc import EngineServiceStub
 from redoma.tenant.v1.api_key_pb2_grpc import ApiKeyServiceStub
+from redoma.tenant.v1.audit_pb2_grpc import AuditServiceStub
 from redoma.tenant.v1.privacy_pb2_grpc import PrivacyServiceStub
 from redoma.tenant.v1.tenant_pb2_grpc import TenantServiceStub
+from redoma.tenant.v1.usage_pb2_grpc import UsageServiceStub
 from redoma_cli.errors import CliError, error_from_rpc
 from redoma_cli.local.home import Home
 from redoma_cli.local.ports import LOOPBACK
@@ -109,6 +111,8 @@ class EdgeClient:
         self.keys = ApiKeyServiceStub(channel)
         self.privacy = PrivacyServiceStub(channel)
         self.engine = EngineServiceStub(channel)
+        self.usage = UsageServiceStub(channel)
+        self.audit = AuditServiceStub(channel)
 
     def __enter__(self) -> Self:
         return self

@@ -105,17 +105,20 @@ class FakeMeter(MeterServiceServicer):
         position = request.after_position or len(self._revocations) + 1
         yield pb.WatchRevocationsResponse(position=position)
         while True:
-            async with self._revoked:
-                try:
-                    async with asyncio.timeout(1):
-                        await self._revoked.wait_for(lambda: any(r.position > position for r in self._revocations))
-                except TimeoutError:
-                    pass
+            await self._revoked_after(position)
             for revocation in self._revocations:
                 if revocation.position > position:
                     position = revocation.position
                     yield revocation
             yield pb.WatchRevocationsResponse(position=position)
+
+    async def _revoked_after(self, position: int) -> None:
+        """Waits for a revocation, a second at most."""
+        try:
+            async with asyncio.timeout(1), self._revoked:
+                await self._revoked.wait_for(lambda: any(one.position > position for one in self._revocations))
+        except TimeoutError:
+            pass
 
     async def revoke(self, tenant: str, principal: str = "", reason: str = "CREDENTIAL_REVOKED") -> None:
         """Tells all that watch to end calls."""

@@ -144,12 +144,8 @@ class HttpClient:
         reader, writer = await asyncio.open_connection(self.host, self.port, ssl=self.tls, limit=MAX_LINE_BYTES)
         try:
             stream = HttpStream(reader, writer)
-            try:
-                writer.write(self._head(verb, target, headers, len(body)) + body)
-                await writer.drain()
-            except OSError:
-                # Whoever refuses a large body answers before it has read all of it.
-                pass
+            # Not drained: whoever refuses a large body answers before he has read all of it.
+            writer.write(self._head(verb, target, headers, len(body)) + body)
             await stream.begin()
             yield stream
         finally:

@@ -5,6 +5,11 @@
 local LARGEST_ERROR_BODY = 65536
 local UNKNOWN, RESOURCE_EXHAUSTED, UNAVAILABLE = "2", "8", "14"
 local RETRY_AFTER_S = "1"
+-- What a service says of a refusal in trailers, and REST callers read in headers.
+local LIFTED = {
+  "retry-after", "x-should-retry", "x-ratelimit-limit-requests", "x-ratelimit-remaining-requests",
+  "x-ratelimit-reset-requests", "x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens",
+}
 
 -- Everything else stops here. gRPC refuses calls with much metadata, or with a malformed `-bin` header, and a browser
 -- sends the cookies of everything else on localhost.
@@ -143,7 +148,7 @@ function envoy_on_response(handle)
   if status < 400 or not rest then return end
   -- Before the body is asked for: later is too late for the edge's own answers.
   headers:replace("content-type", "application/json")
-  if (status == 429 or status == 503) and not headers:get("retry-after") then
+  if (status == 429 or status == 503) and not headers:get("retry-after") and not headers:get("x-should-retry") then
     headers:replace("retry-after", RETRY_AFTER_S)
   end
   local body = handle:body(true)
@@ -151,9 +156,14 @@ function envoy_on_response(handle)
   if trailers then
     prepared = prepared or trailers:get("redoma-openai-error")
     trailers:remove("redoma-openai-error")
-    local retry_after = trailers:get("retry-after")
     -- What was got before the body is out of its scope by now.
-    if retry_after then handle:headers():replace("retry-after", retry_after) end
+    local late = handle:headers()
+    for _, name in ipairs(LIFTED) do
+      local value = trailers:get(name)
+      if value then late:replace(name, value) end
+    end
+    -- Waiting does not help.
+    if trailers:get("x-should-retry") and not trailers:get("retry-after") then late:remove("retry-after") end
   end
   local text = body:getBytes(0, math.min(body:length(), LARGEST_ERROR_BODY))
   if prepared then

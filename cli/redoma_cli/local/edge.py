@@ -70,7 +70,11 @@ ALLOWED_HEADERS = (
     "x-stainless-os,x-stainless-package-version,x-stainless-retry-count,x-stainless-runtime,x-stainless-runtime-version,"
     "x-stainless-timeout,x-stainless-helper-method"
 )
-EXPOSED_HEADERS = "grpc-status,grpc-message,grpc-status-details-bin,x-request-id,retry-after"
+EXPOSED_HEADERS = (
+    "grpc-status,grpc-message,grpc-status-details-bin,x-request-id,retry-after,x-should-retry,"
+    "x-ratelimit-limit-requests,x-ratelimit-remaining-requests,x-ratelimit-reset-requests,"
+    "x-ratelimit-limit-tokens,x-ratelimit-remaining-tokens,x-ratelimit-reset-tokens"
+)
 
 
 @dataclass(frozen=True, slots=True)

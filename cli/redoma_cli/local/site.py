@@ -241,6 +241,7 @@ def _own_settings(
             **database,
             "signing_key_file": str(authority.signing_key),
             "bootstrap_admin_key_hash_file": str(hash_file),
+            "chat": {"target": f"{LOOPBACK}:{ports['chat']}", "server_name": server_name("chat")},
         }
     return {
         **database,

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -28,6 +28,7 @@ EXPIRY_INTERVAL = timedelta(seconds=30)
 LONGEST_CALL = timedelta(hours=1)
 KEPT = timedelta(hours=6)
 PRUNE_INTERVAL_S = 900.0
+STOP_S = 2.0
 EXPIRED = "CREDENTIAL_EXPIRED"
 
 
@@ -121,6 +122,7 @@ class ChangeFeed:
         # Readings are numbered: the last that has begun, and the last that was done.
         self._begun = self._done = 0
         self._readings = asyncio.Condition()
+        self._in_transaction = asyncio.Lock()
         self._expired_until = now()
         self._expiries_read_at: datetime | None = None
         self._upcoming: Sequence[Expiry] = ()
@@ -132,13 +134,28 @@ class ChangeFeed:
         """Whether all changes are known but those of the last moments; what is cached counts only then."""
         return self._monotonic() - self._read_at <= STALE_S
 
+    @property
+    def position(self) -> int:
+        """What was read last: to follow from here on misses nothing that is not told yet."""
+        return max(0, self._position)
+
+    @property
+    def position(self) -> int:
+        """The greatest position that was read, to come back to; never 0, which would be from then on."""
+        return max(self._position, 1)
+
     def start(self) -> None:
         """Begins to read."""
         self._poll.start()
         self._prune.start()
 
     async def stop(self) -> None:
-        """Ends reading."""
+        """Ends reading, between two transactions unless the database hangs."""
+        try:
+            async with asyncio.timeout(STOP_S):
+                await self._in_transaction.acquire()
+        except TimeoutError:
+            self._log.warning("credential changes are still being read")
         await self._poll.stop()
         await self._prune.stop()
 
@@ -149,7 +166,7 @@ class ChangeFeed:
         async with self._readings:
             await self._readings.wait_for(lambda: self._done >= wanted)
 
-    async def follow(self, after_position: int) -> AsyncIterator[Change | None]:
+    async def follow(self, after_position: int) -> AsyncGenerator[Change | None, None]:
         """Gives changes as they happen, and None each second that there is nothing to tell.
 
         Some may come twice. What happened after `after_position` comes first; 0 is from now on.
@@ -190,6 +207,10 @@ class ChangeFeed:
         return follower.unread.popleft()
 
     async def _read(self) -> None:
+        async with self._in_transaction:
+            await self._read_once()
+
+    async def _read_once(self) -> None:
         self._begun += 1
         began = self._monotonic()
         try:
@@ -260,7 +281,8 @@ class ChangeFeed:
             follower.tell(change)
 
     async def _prune_old(self) -> None:
-        await self._store.prune_changes(self._now() - KEPT)
+        async with self._in_transaction:
+            await self._store.prune_changes(self._now() - KEPT)
 
 
 def _change_of(expiry: Expiry, position: int) -> Change:

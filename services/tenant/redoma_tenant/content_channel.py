@@ -54,3 +54,16 @@ class GrpcContentChannel:
             "messages": erased.messages,
             "content_keys": erased.content_keys,
         }
+
+
+class NoContentChannel:
+    """Stands for a chat service that is not configured: nothing is given out or taken for erased without it."""
+
+    async def export(self, subject: Subject) -> AsyncIterator[Record]:
+        """Raises ServiceUnreachable."""
+        raise ServiceUnreachable("chat")
+        yield {}
+
+    async def erase(self, tenant: str, principal: str) -> Mapping[str, int]:
+        """Raises NotAcknowledged."""
+        raise NotAcknowledged("The setting `chat` does not say where the chat service is.")

@@ -16,6 +16,7 @@ from redoma_kit.errors import (
     failure_of,
 )
 from redoma_tenant.audit.chain import Event
+from redoma_tenant.audit.wording import CREDENTIAL
 from redoma_tenant.authenticator import Authenticator
 from redoma_tenant.caller import MODEL_SCOPES, Caller
 from redoma_tenant.errors import ModelsDenied, OperatorKeyRefused, SourceDenied
@@ -108,7 +109,7 @@ class Gate:
             StorageUnavailable, IdentityProviderUnavailable: The credential can't be looked up now.
         """
         route = self._routes.resolve(request.verb, request.path)
-        path = request.path.partition("?")[0][:SHOWN_PATH_CHARACTERS]
+        path = _shown(request.path)
         action = path if route is None else route.method
         try:
             if route is None:
@@ -173,6 +174,11 @@ def _lacking(caller: Caller, route: Route) -> DomainError:
     if caller.lacks_models and route.scopes & MODEL_SCOPES:
         return ModelsDenied(route.wanted_scope)
     return ScopeMissing(route.wanted_scope)
+
+
+def _shown(path: str) -> str:
+    """Gives a path fit to be told and kept: some clients put their key there."""
+    return CREDENTIAL.sub("…", path.partition("?")[0])[:SHOWN_PATH_CHARACTERS]
 
 
 def _not_served(verb: str, path: str) -> DomainError:

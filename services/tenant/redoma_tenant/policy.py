@@ -12,6 +12,7 @@ PLATFORM_OR_TENANT = frozenset({PLATFORM_ADMIN, TENANT_ADMIN})
 # Of these, an identity carries all that its caller has, since nobody gives what he has not.
 GIVERS = PLATFORM_OR_TENANT | {TENANT_OWNER}
 READERS = PLATFORM_OR_TENANT | {TENANT_READ}
+OWNERS = PLATFORM | {TENANT_OWNER}
 CHECK_MAX_S = 5.0
 CALL_MAX_S = 30.0
 
@@ -63,4 +64,33 @@ POLICY: Policy = {
         f"/redoma.tenant.v1.{name}": Rule(peers=EDGE, any_scope=READERS)
         for name in ("UsageService/ExportUsage", "AuditService/ExportAuditEntries", "AuditService/VerifyAuditChain")
     },
+    "/redoma.tenant.v1.QuotaService/GetQuota": Rule(
+        peers=EDGE, any_scope=PLATFORM_OR_TENANT | {TENANT_READ}, max_s=CALL_MAX_S
+    ),
+    **{
+        f"/redoma.tenant.v1.QuotaService/{name}": Rule(peers=EDGE, any_scope=PLATFORM, max_s=CALL_MAX_S)
+        for name in (
+            "UpdateQuota",
+            "CreatePlan",
+            "GetPlan",
+            "ListPlans",
+            "UpdatePlan",
+            "DeletePlan",
+            "SetPrice",
+            "ListPrices",
+            "DeletePrice",
+        )
+    },
+    # As with the content checks.
+    "/redoma.tenant.v1.MeterService/Reserve": Rule(peers=CHAT, bound_method=False, max_s=CALL_MAX_S),
+    **{
+        f"/redoma.tenant.v1.MeterService/{name}": Rule(peers=CHAT, identity=False, max_s=CALL_MAX_S)
+        for name in ("Checkpoint", "Settle")
+    },
+    "/redoma.tenant.v1.MeterService/WatchRevocations": Rule(peers=CHAT, identity=False),
+    **{
+        f"/redoma.tenant.v1.PrivacyService/{name}": Rule(peers=EDGE, any_scope=OWNERS, max_s=CALL_MAX_S)
+        for name in ("EraseData", "GetErasure", "ListErasures")
+    },
+    "/redoma.tenant.v1.PrivacyService/ExportData": Rule(peers=EDGE, any_scope=OWNERS),
 }

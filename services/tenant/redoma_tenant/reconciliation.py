@@ -1,7 +1,8 @@
 """Asks the model service's journal about calls whose last counts nobody told, and books what it says.
 
-A call is asked about when it was settled without its last counts, or when its lease lapsed because its chat died. A call of
-which nothing is known anywhere is booked as it was counted last: one that used nothing gets a settlement without entries.
+A call is asked about when it was settled without its last counts, or when its lease lapsed because its chat died. One
+of which nothing is known anywhere is booked as it was counted last; if it used nothing, that is a settlement without
+entries.
 """
 
 import asyncio

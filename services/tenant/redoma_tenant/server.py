@@ -9,9 +9,19 @@ from pathlib import Path
 import structlog
 from envoy.service.auth.v3 import external_auth_pb2_grpc
 
-from redoma.tenant.v1 import api_key_pb2_grpc, audit_pb2_grpc, tenant_pb2_grpc, usage_pb2_grpc, user_pb2_grpc
+from redoma.tenant.v1 import (
+    api_key_pb2_grpc,
+    audit_pb2_grpc,
+    meter_pb2_grpc,
+    privacy_pb2_grpc,
+    quota_pb2_grpc,
+    tenant_pb2_grpc,
+    usage_pb2_grpc,
+    user_pb2_grpc,
+)
+from redoma_kit.channel import open_channel
 from redoma_kit.database import Database
-from redoma_kit.identity import IdentityVerifier
+from redoma_kit.identity import PLATFORM_ADMIN, IdentityVerifier
 from redoma_kit.server import GrpcServer
 from redoma_kit.telemetry import Telemetry
 from redoma_tenant.api_keys import ApiKeys
@@ -25,20 +35,29 @@ from redoma_tenant.credential_cache import CredentialCache
 from redoma_tenant.errors import ERRORS
 from redoma_tenant.failures import Failures
 from redoma_tenant.gate import Gate
-from redoma_tenant.identity import IdentityMinter, load_signing_key
+from redoma_tenant.identity import IdentityMinter, Principal, load_signing_key
 from redoma_tenant.identity_providers import IdentityProviders
+from redoma_tenant.journal_channel import GrpcJournalChannel
 from redoma_tenant.key_sign_in import KeySignIn, load_bootstrap_digest
 from redoma_tenant.last_use import LastUses
+from redoma_tenant.meter.watch import QuotaWatch
+from redoma_tenant.metering import Metering
 from redoma_tenant.oidc.directory import OidcDirectory
 from redoma_tenant.oidc.fetcher import HttpFetcher
 from redoma_tenant.oidc.sign_in import OidcSignIn
+from redoma_tenant.plans import Plans
 from redoma_tenant.policy import POLICY
+from redoma_tenant.prices import Prices
+from redoma_tenant.privacy_parts import PrivacyParts
+from redoma_tenant.quota import Quotas
 from redoma_tenant.servicers.api_keys import ApiKeyServicer
 from redoma_tenant.servicers.audit import AuditServicer
 from redoma_tenant.servicers.auditing import Auditing
 from redoma_tenant.servicers.authorization import AuthorizationServicer
 from redoma_tenant.servicers.exposed import edge_routes
+from redoma_tenant.servicers.meter import MeterServicer
 from redoma_tenant.servicers.own_changes import OwnChanges
+from redoma_tenant.servicers.quota import QuotaServicer
 from redoma_tenant.servicers.tenants import TenantServicer
 from redoma_tenant.servicers.usage import UsageServicer
 from redoma_tenant.servicers.users import UserServicer
@@ -47,11 +66,16 @@ from redoma_tenant.store.api_keys import SqlApiKeyStore
 from redoma_tenant.store.audit import SqlAuditStore
 from redoma_tenant.store.changes_feed import SqlChangeStore
 from redoma_tenant.store.identity_providers import SqlIdentityProviderStore
+from redoma_tenant.store.meter import SqlAccountStore
+from redoma_tenant.store.plans import SqlPlanStore
+from redoma_tenant.store.prices import SqlPriceStore
+from redoma_tenant.store.quota import SqlQuotaStore
+from redoma_tenant.store.reservations import SqlDueCallStore
 from redoma_tenant.store.sign_in import SqlSignInStore
 from redoma_tenant.store.tenants import SqlTenantStore
 from redoma_tenant.store.usage import SqlUsageStore
 from redoma_tenant.store.users import SqlUserStore
-from redoma_tenant.tenants import Tenants
+from redoma_tenant.tenants import DEFAULT_WEIGHT, Tenants
 from redoma_tenant.usage import UsageBook
 from redoma_tenant.users import Users
 
@@ -59,6 +83,8 @@ SERVICE = "tenant"
 MIGRATIONS = Path(__file__).parent / "migrations"
 # Of PostgreSQL.
 SCHEMA = "redoma_tenant"
+# Who asks the model processes for their journals.
+METER = Principal("platform/meter", "", frozenset({PLATFORM_ADMIN}), DEFAULT_WEIGHT)
 
 
 def utc_now() -> datetime:
@@ -115,7 +141,39 @@ class TenantServer:
         authorization = AuthorizationServicer(gate, ERRORS, settings.trusted_hops, log)
         verifier = IdentityVerifier(settings.jwks_file, SERVICE, lambda: now().timestamp())
         telemetry = Telemetry(SERVICE, settings.metrics, settings.tracing)
-        self.grpc = GrpcServer(settings, POLICY, ERRORS, verifier, telemetry, log, witnesses=[auditing, OwnChanges(POLICY, self.changes)])
+        self.model_channels = [
+            open_channel(model, settings.tls, settings.max_message_bytes) for model in settings.models
+        ]
+        self.metering = Metering(
+            SqlAccountStore(self.database),
+            SqlDueCallStore(self.database),
+            [
+                GrpcJournalChannel(channel, lambda method: minter.mint(METER, METER.scopes, method, ("model",)))
+                for channel in self.model_channels
+            ],
+            QuotaWatch(telemetry, log),
+            now,
+            log,
+        )
+        self.chat_channel = settings.chat and open_channel(settings.chat, settings.tls, settings.max_message_bytes)
+        self.privacy = PrivacyParts(
+            self.database,
+            self.chat_channel,
+            dict(zip((model.target for model in settings.models), self.model_channels, strict=True)),
+            signing_key,
+            minter,
+            now,
+            log,
+        )
+        quota = QuotaServicer(
+            Quotas(SqlQuotaStore(self.database), now),
+            Plans(SqlPlanStore(self.database), now),
+            Prices(SqlPriceStore(self.database)),
+            settings.currency,
+        )
+        self.grpc = GrpcServer(
+            settings, POLICY, ERRORS, verifier, telemetry, log, witnesses=[auditing, OwnChanges(POLICY, self.changes)]
+        )
         self.grpc.add(
             lambda server: tenant_pb2_grpc.add_TenantServiceServicer_to_server(tenants, server),
             "redoma.tenant.v1.TenantService",
@@ -125,7 +183,17 @@ class TenantServer:
             "redoma.tenant.v1.ApiKeyService",
         )
         self.grpc.add(
-            lambda server: user_pb2_grpc.add_UserServiceServicer_to_server(users, server), "redoma.tenant.v1.UserService"
+            lambda server: user_pb2_grpc.add_UserServiceServicer_to_server(users, server),
+            "redoma.tenant.v1.UserService",
+        )
+        meter = MeterServicer(self.metering.meter, self.changes, self.grpc.drain)
+        self.grpc.add(
+            lambda server: quota_pb2_grpc.add_QuotaServiceServicer_to_server(quota, server),
+            "redoma.tenant.v1.QuotaService",
+        )
+        self.grpc.add(
+            lambda server: meter_pb2_grpc.add_MeterServiceServicer_to_server(meter, server),
+            "redoma.tenant.v1.MeterService",
         )
         self.grpc.add(
             lambda server: usage_pb2_grpc.add_UsageServiceServicer_to_server(usage, server),
@@ -134,6 +202,10 @@ class TenantServer:
         self.grpc.add(
             lambda server: audit_pb2_grpc.add_AuditServiceServicer_to_server(audit, server),
             "redoma.tenant.v1.AuditService",
+        )
+        self.grpc.add(
+            lambda server: privacy_pb2_grpc.add_PrivacyServiceServicer_to_server(self.privacy.servicer, server),
+            "redoma.tenant.v1.PrivacyService",
         )
         self.grpc.add(
             lambda server: external_auth_pb2_grpc.add_AuthorizationServicer_to_server(authorization, server),
@@ -155,8 +227,10 @@ class TenantServer:
             raise
         self.trail.start()
         self.changes.start()
+        self.metering.start()
         self.denials.start()
         self.last_uses.start()
+        self.privacy.start()
         await self.grpc.set_serving(True)
 
     async def serve_until_stopped(self) -> None:
@@ -165,8 +239,14 @@ class TenantServer:
 
     async def close(self) -> None:
         """Writes what is left to write and closes the database."""
+        await self.privacy.stop()
+        if self.chat_channel is not None:
+            await self.chat_channel.close()
         await self.denials.stop()
         await self.trail.stop()
+        await self.metering.stop()
+        for channel in self.model_channels:
+            await channel.close()
         await self.changes.stop()
         await self.oidc_directory.stop()
         await self.identity_documents.close()

@@ -6,7 +6,7 @@ from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from redoma_kit.database import DEFAULT_CONNECTIONS, DatabaseUrl
-from redoma_kit.settings import ServiceSettings
+from redoma_kit.settings import ServiceSettings, UpstreamSettings
 
 
 class TenantSettings(ServiceSettings):
@@ -37,4 +37,12 @@ class TenantSettings(ServiceSettings):
     )
     currency: str = Field(
         "USD", pattern=r"^[A-Z]{3}$", description="ISO 4217 code of the currency that prices and budgets are in."
+    )
+    models: tuple[UpstreamSettings, ...] = Field(
+        (),
+        description="Every model process, as TARGET and SERVER_NAME: its journal corrects what was booked of calls that "
+        "were cut, and it is made to forget tenants that are erased. Without any, the last counts told are the last word.",
+    )
+    chat: UpstreamSettings | None = Field(
+        None, description="The chat service, for exports and erasures; unset, both wait until it is set."
     )

@@ -54,7 +54,7 @@ async def test_identity_request_id_and_deadline_reach_the_model(world: World) ->
     (metadata,) = world.model.model.metadata
     assert str(metadata["redoma-identity"]).count(".") == 2
     assert metadata["x-request-id"]
-    assert metadata["redoma-identity"] == world.tenant.tenant.asked[0]["redoma-identity"]
+    assert metadata["redoma-identity"] == world.meter.reserved[0][1]["redoma-identity"]
 
 
 async def test_prompt_is_the_branch_and_never_holds_reasoning(world: World) -> None:

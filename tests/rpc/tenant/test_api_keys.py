@@ -9,6 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from redoma.tenant.v1 import api_key_pb2
 from redoma.tenant.v1.api_key_pb2 import ApiKey
+from redoma.tenant.v1.quota_pb2 import Limits
 from redoma_kit.pages import page_token
 from tests.rpc.tenant.tenant_site import API_KEYS, TenantSite, failure_of_call
 
@@ -86,6 +87,19 @@ async def test_an_expiry_must_lie_in_the_future(site: TenantSite, seconds: int) 
         ({"scopes": ["GENERATE"]}, "api_key.scopes"),
         ({"display_name": "x" * 201}, "api_key.display_name"),
         ({"display_name": "a\tb"}, "api_key.display_name"),
+        ({"scopes": ["tenant.owner", "platform.admin"]}, "api_key.scopes"),
+        ({"models": ["m"] * 65}, "api_key.models"),
+        ({"models": ["two words"]}, "api_key.models[0]"),
+        ({"cidrs": ["203.0.113.0/24"] * 65}, "api_key.cidrs"),
+        ({"cidrs": ["203.0.113.0/24", "nonsense"]}, "api_key.cidrs[1]"),
+        ({"cidrs": [""]}, "api_key.cidrs[0]"),
+        ({"cidrs": ["203.0.113.7/24"]}, "api_key.cidrs[0]"),
+        ({"cidrs": ["203.0.113.0/33"]}, "api_key.cidrs[0]"),
+        ({"cidrs": ["fe80::1%eth0"]}, "api_key.cidrs[0]"),
+        ({"limits": Limits(tokens_per_day=-1)}, "api_key.limits.tokens_per_day"),
+        ({"user": "ana"}, "api_key.user"),
+        ({"user": f"tenants/globex/users/{'0' * 32}"}, "api_key.user"),
+        ({"user": f"tenants/acme/users/{'0' * 32}"}, "api_key.user"),
         ({"expire_time": Timestamp(seconds=10**15)}, "api_key.expire_time"),
         ({"expire_time": Timestamp(seconds=4_000_000_000, nanos=-5)}, "api_key.expire_time"),
     ],
@@ -114,8 +128,13 @@ async def test_malformed_parents_are_refused(site: TenantSite, parent: str) -> N
     "name", ["", "tenants/acme", "tenants/acme/apiKeys/", "tenants/acme/apiKeys/../x", "tenants/-/apiKeys/" + "0" * 16]
 )
 async def test_malformed_key_names_are_refused(site: TenantSite, name: str) -> None:
-    call = site.call(REVOKE, api_key_pb2.RevokeApiKeyRequest(name=name))
-    assert (await failure_of_call(call)).metadata == {"field": "name"}
+    for method, request in (
+        (REVOKE, api_key_pb2.RevokeApiKeyRequest(name=name)),
+        (f"{API_KEYS}RotateApiKey", api_key_pb2.RotateApiKeyRequest(name=name)),
+    ):
+        assert (await failure_of_call(site.call(method, request))).metadata == {"field": "name"}
+    call = site.call(f"{API_KEYS}UpdateApiKey", api_key_pb2.UpdateApiKeyRequest(api_key=ApiKey(name=name)))
+    assert (await failure_of_call(call)).metadata == {"field": "api_key.name"}
 
 
 async def test_revoking_twice_keeps_the_first_time(site: TenantSite) -> None:

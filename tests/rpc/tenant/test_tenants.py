@@ -273,14 +273,14 @@ async def test_a_broken_database_is_unavailable_in_neutral_words(site: TenantSit
     assert "No such file" in site.log_text.getvalue()
     (site.folder / "away").rename(site.database_file.parent)
     async with asyncio.timeout(CALL_TIMEOUT_S):
-        while (outcome := await failure_or_none(site.add_tenant())) is not None:
+        while (outcome := await failure_or_none(site.add_tenant())) is not None:  # noqa: ASYNC110 (the client's wait)
             # As a client is told to. What was refused meanwhile is written to the audit trail first.
             await asyncio.sleep(outcome.retry_after_s or 0.0)
 
 
 async def test_every_setting_is_kept(site_on_each: TenantSite) -> None:
     await add_plan(site_on_each, "gold", 300)
-    settings = {
+    settings: dict[str, Any] = {
         "display_name": "Acme",
         "plan": "plans/gold",
         "isolation": TUNED,
@@ -440,7 +440,8 @@ async def test_every_change_of_a_tenant_is_noted_with_what_ends_its_calls(site_o
 async def test_content_policies_are_for_chat_and_need_no_identity(site_on_each: TenantSite) -> None:
     await site_on_each.add_tenant("acme", content_storage=Tenant.CONTENT_STORAGE_NONE)
     await site_on_each.add_tenant("globex", retention=Duration(seconds=3600))
-    method, listed, token = f"{TENANTS}ListContentPolicies", [], ""
+    method, token = f"{TENANTS}ListContentPolicies", ""
+    listed: list[tenant_pb2.ContentPolicy] = []
     while not listed or token:
         request = tenant_pb2.ListContentPoliciesRequest(page_size=1, page_token=token)
         response = await site_on_each.call_with(method, request, (), "chat")
@@ -457,8 +458,8 @@ async def test_content_policies_are_for_chat_and_need_no_identity(site_on_each: 
 
 async def test_content_checks_tell_where_conversations_are_kept(site: TenantSite) -> None:
     await site.add_tenant(content_storage=Tenant.CONTENT_STORAGE_NONE)
-    claims = {"tenant": "acme", "scopes": ("generate",), "audience": ["chat", "model", "tenant"]}
-    metadata = site.pki.metadata(claims.pop("audience"), method=SEND, **claims)  # type: ignore[arg-type]
+    audience = ["chat", "model", "tenant"]
+    metadata = site.pki.metadata(audience, tenant="acme", scopes=("generate",), method=SEND)
     response = await site.call_with(
         f"{TENANTS}GetContentChecks", tenant_pb2.GetContentChecksRequest(), metadata, "chat"
     )

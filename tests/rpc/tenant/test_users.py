@@ -12,9 +12,9 @@ from tests.rpc.tenant.changes import changes_of
 from tests.rpc.tenant.tenant_site import TENANTS, USERS, TenantSite, failure_of_call, failure_or_none
 
 ISSUER = "https://login.example.com"
-OWNER = {"tenant": "acme", "scopes": ("tenant.admin", "tenant.owner")}
-ADMIN = {"tenant": "acme", "scopes": ("tenant.admin",)}
-READER = {"tenant": "acme", "scopes": ("tenant.read",)}
+OWNER: dict[str, Any] = {"tenant": "acme", "scopes": ("tenant.admin", "tenant.owner")}
+ADMIN: dict[str, Any] = {"tenant": "acme", "scopes": ("tenant.admin",)}
+READER: dict[str, Any] = {"tenant": "acme", "scopes": ("tenant.read",)}
 
 
 @pytest.fixture
@@ -35,7 +35,8 @@ async def acme_on_each(site_on_each: TenantSite) -> TenantSite:
 
 async def add(site: TenantSite, subject: str = "ana", caller: dict[str, Any] | None = None, **values: Any) -> User:
     """Creates a user of acme, a member unless told otherwise, by default as an operator."""
-    user = User(**({"issuer": ISSUER, "subject": subject, "role": ROLE_MEMBER} | values))
+    given: dict[str, Any] = {"issuer": ISSUER, "subject": subject, "role": ROLE_MEMBER} | values
+    user = User(**given)
     request = user_pb2.CreateUserRequest(parent="tenants/acme", user=user)
     response: user_pb2.CreateUserResponse = await site.call(f"{USERS}CreateUser", request, **(caller or {}))
     return response.user
@@ -135,7 +136,7 @@ async def test_what_is_missing_is_not_found(acme_on_each: TenantSite) -> None:
 
 async def test_a_user_is_not_found_under_another_tenants_name(acme_on_each: TenantSite) -> None:
     stolen = (await add(acme_on_each)).name.replace("acme", "globex")
-    caller = {"tenant": "globex", "scopes": ("tenant.admin", "tenant.owner")}
+    caller: dict[str, Any] = {"tenant": "globex", "scopes": ("tenant.admin", "tenant.owner")}
     for call in (
         get(acme_on_each, stolen, **caller),
         delete(acme_on_each, stolen, **caller),
@@ -147,7 +148,7 @@ async def test_a_user_is_not_found_under_another_tenants_name(acme_on_each: Tena
 
 async def test_other_tenants_users_are_out_of_reach(acme: TenantSite) -> None:
     name = (await add(acme)).name
-    caller = {"tenant": "globex", "scopes": ("tenant.admin", "tenant.owner")}
+    caller: dict[str, Any] = {"tenant": "globex", "scopes": ("tenant.admin", "tenant.owner")}
     for call in (
         get(acme, name, **caller),
         delete(acme, name, **caller),

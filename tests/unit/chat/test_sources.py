@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 import structlog
 
-from redoma_chat.checkpoints import Checkpoints
+from redoma_chat.checkpoints import LEASE_US, RENEWAL_US, Checkpoints
 from redoma_chat.checks.chain import BlockedPattern, ContentChecks
 from redoma_chat.checks.source import FRESH_S, MAX_TENANTS, CheckSource
 from redoma_chat.conversations import Message, MessageState
 from redoma_chat.endings import RETRY_DELAYS_S, Endings
 from redoma_chat.errors import ChecksUnavailable
 from redoma_chat.inference import Delta, FinishReason, Role, Usage
+from redoma_chat.metering.meter import Settlement
 from redoma_chat.names import Owner
 from redoma_chat.persistence import run_to_end
 from redoma_chat.recording import Recording
@@ -71,18 +72,22 @@ class Store:
         self.failures = failures
         self.exists = exists
         self.checkpoints = 0
+        self.renewed: list[tuple[list[str], int]] = []
         self.asked = asyncio.Event()
         self.has_saved = asyncio.Event()
         self.go_on = asyncio.Event()
         self.go_on.set()
 
-    async def save_answer(self, owner: Owner, answer: Message) -> bool:
+    async def save_answer(self, owner: Owner, answer: Message, settlement: Settlement | None = None) -> bool:
         if self.failures:
             self.failures -= 1
             raise StorageUnavailable()
         self.saved.append(answer)
         self.has_saved.set()
         return self.exists
+
+    async def renew_answers(self, answers: Sequence[tuple[Owner, str]], until_us: int) -> None:
+        self.renewed.append(([message_id for _, message_id in answers], until_us))
 
     async def checkpoint_answers(self, answers: Sequence[tuple[Owner, Message]]) -> None:
         self.asked.set()
@@ -98,7 +103,7 @@ def endings() -> Endings:
 
 def recording(store: Store) -> Recording:
     answer = Message("m", "c", "p", Role.ASSISTANT, "old ", MessageState.STREAMING, 0, 0, usage=Usage(5, 0, 5, 0))
-    checkpoints = Checkpoints(store, structlog.stdlib.get_logger(), interval_s=0.0)
+    checkpoints = Checkpoints(store, lambda: 7, structlog.stdlib.get_logger(), interval_s=0.0)
     return Recording(store, checkpoints, endings(), OWNER, answer, lambda: 7)
 
 
@@ -123,6 +128,7 @@ async def test_end_that_could_not_be_saved_is_saved_when_the_store_is_back(monke
 async def test_failed_checkpoint_does_not_hurt_the_answer() -> None:
     store = Store(failures=1)
     record = recording(store)
+    record.begun()
     record.started("model", 3)
     record.append(Delta("x", "y", Usage(3, 0, 1, 0)))
     await asyncio.wait_for(store.asked.wait(), 20)
@@ -139,6 +145,7 @@ async def test_end_is_written_after_a_checkpoint_under_way() -> None:
     store = Store()
     store.go_on.clear()
     record = recording(store)
+    record.begun()
     record.started("model", 3)
     record.append(Delta("x", "", Usage(3, 0, 1, 0)))
     await asyncio.wait_for(store.asked.wait(), 20)
@@ -154,11 +161,12 @@ async def test_end_is_written_after_a_checkpoint_under_way() -> None:
 
 async def test_answers_are_saved_together_and_only_when_they_have_grown() -> None:
     store = Store()
-    checkpoints = Checkpoints(store, structlog.stdlib.get_logger(), interval_s=0.0)
+    checkpoints = Checkpoints(store, lambda: 7, structlog.stdlib.get_logger(), interval_s=0.0)
     store.go_on.clear()
     answers = [Message(str(n), "c", "p", Role.ASSISTANT, "", MessageState.STREAMING, 0, 0) for n in range(3)]
     records = [Recording(store, checkpoints, endings(), OWNER, answer, lambda: 7) for answer in answers]
     for record in records:
+        record.begun()
         record.started("model", 1)
     for record in records[:2]:
         record.append(Delta("x", "", Usage(1, 0, 1, 0)))
@@ -169,6 +177,21 @@ async def test_answers_are_saved_together_and_only_when_they_have_grown() -> Non
     assert sorted(answer.id for answer in store.saved[:2]) == ["0", "1"]
     assert [answer.id for answer in store.saved[2:]] == ["2", "1", "0"]
     assert store.checkpoints == 1
+
+
+async def test_answer_that_waits_for_its_place_stays_this_processes() -> None:
+    store = Store()
+    clock = iter(range(0, 10**9, RENEWAL_US))
+    checkpoints = Checkpoints(store, lambda: next(clock), structlog.stdlib.get_logger(), interval_s=0.0)
+    answer = Message("m", "c", "p", Role.ASSISTANT, "", MessageState.STREAMING, 0, 0)
+    record = Recording(store, checkpoints, endings(), OWNER, answer, lambda: 7)
+    record.begun()
+    async with asyncio.timeout(20):
+        while len(store.renewed) < 2:
+            await asyncio.sleep(0)
+    await record.undone()
+    assert store.renewed[0] == (["m"], LEASE_US + RENEWAL_US)
+    assert store.renewed[1][1] - store.renewed[0][1] == RENEWAL_US
 
 
 async def test_answer_of_a_deleted_conversation_is_not_found() -> None:

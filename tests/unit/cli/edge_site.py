@@ -4,10 +4,11 @@ import json
 import shutil
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent import futures
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from urllib.parse import quote
 
 import grpc
@@ -39,6 +40,7 @@ from redoma_cli.local.upstreams import ENGINE_HEALTH_SERVICE, MODEL_HEALTH_SERVI
 
 GENEROUS_S = 60.0
 EMBEDDING_PIECES, EMBEDDING_PIECE_BYTES = 320, 65_536
+USED_UP = {"x-should-retry": "false", "x-ratelimit-limit-tokens": "600", "x-ratelimit-remaining-tokens": "0"}
 
 
 @pytest.fixture
@@ -76,8 +78,9 @@ def refuse(
     reason: str,
     openai: str = "",
     retry_after: str = "",
+    more: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Ends a call as the services do: an ErrorInfo in the status, OpenAI's error and retry-after in trailers."""
+    """Ends a call as the services do: an ErrorInfo in the status, OpenAI's error, retry-after and more in trailers."""
     detail = any_pb2.Any()
     detail.Pack(error_details_pb2.ErrorInfo(domain="redoma", reason=reason))
     status = status_pb2.Status(code=code.value[0], message=message, details=[detail])
@@ -86,6 +89,7 @@ def refuse(
         trailers.append(("redoma-openai-error", quote(openai, safe=' {}":,[]')))
     if retry_after:
         trailers.append(("retry-after", retry_after))
+    trailers += more.items()
     context.set_trailing_metadata(tuple(trailers))
     context.abort(code, message)
 
@@ -169,6 +173,11 @@ class StandIns(
                 context.send_initial_metadata((("x-early", "yes"),))
             error = '{"error": {"message": "full", "type": "rate_limit_error", "param": null, "code": "queue_full"}}'
             refuse(context, grpc.StatusCode.RESOURCE_EXHAUSTED, "full", "QUEUE_FULL", error, "7")
+        if body.get("used_up"):
+            if body.get("early"):
+                context.send_initial_metadata((("x-early", "yes"),))
+            error = '{"error": {"message": "used up", "type": "x", "param": null, "code": "insufficient_quota"}}'
+            refuse(context, grpc.StatusCode.RESOURCE_EXHAUSTED, "x", "QUOTA_EXCEEDED", error, more=USED_UP)
         if body.get("fail"):
             context.send_initial_metadata((("x-early", "yes"),) if body.get("early") else ())
             error = (

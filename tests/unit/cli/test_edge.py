@@ -21,7 +21,7 @@ from redoma_cli.local.api import edge_methods
 from redoma_cli.local.edge import MAX_REQUEST_BYTES, EdgeSettings, edge_config, render_edge_config
 from redoma_cli.local.pki import DevelopmentAuthority
 from redoma_cli.local.upstreams import MODEL_HEALTH_SERVICE
-from tests.unit.cli.edge_site import EMBEDDING_PIECE_BYTES, EMBEDDING_PIECES, GENEROUS_S, Edge, envoy_binary
+from tests.unit.cli.edge_site import EMBEDDING_PIECE_BYTES, EMBEDDING_PIECES, GENEROUS_S, USED_UP, Edge, envoy_binary
 
 GOOD = {"authorization": "Bearer good"}
 JSON = {"content-type": "application/json"}
@@ -311,6 +311,16 @@ def test_retry_after_of_the_service_reaches_rest_callers(edge: Edge, early: bool
     status, headers, answer = ask(edge, "POST", "/v1/chat/completions", GOOD | JSON, body)
     assert (status, headers["retry-after"]) == (429, "7")
     assert json.loads(answer)["error"]["code"] == "queue_full"
+
+
+@pytest.mark.parametrize("early", [False, True], ids=["trailers only", "after headers"])
+def test_what_is_used_up_says_so_in_headers_and_not_to_come_back(edge: Edge, early: bool) -> None:
+    await_ready(edge)
+    body = json.dumps({"used_up": True, "early": early}).encode()
+    status, headers, answer = ask(edge, "POST", "/v1/chat/completions", GOOD | JSON, body)
+    assert (status, json.loads(answer)["error"]["code"]) == (429, "insufficient_quota")
+    assert USED_UP.items() <= headers.items()
+    assert "retry-after" not in headers
 
 
 def test_large_bodies_are_refused_and_allowed_ones_pass_whole(edge: Edge) -> None:

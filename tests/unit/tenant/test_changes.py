@@ -29,6 +29,7 @@ class Store:
     changes: list[Change] = field(default_factory=list)
     expiries: list[Expiry] = field(default_factory=list)
     away: bool = False
+    refused: asyncio.Event = field(default_factory=asyncio.Event)
     reads: list[int] = field(default_factory=list)
     pruned_before: datetime | None = None
 
@@ -57,6 +58,7 @@ class Store:
 
     def _check(self) -> None:
         if self.away:
+            self.refused.set()
             raise StorageUnavailable()
 
 
@@ -158,8 +160,7 @@ async def test_an_outage_ends_everything_that_is_cached() -> None:
     async with running() as site:
         site.store.away = True
         site.feed._poll.wake()
-        while not site.feed._is_away:
-            await asyncio.sleep(0)
+        await asyncio.wait_for(site.store.refused.wait(), ENOUGH_S)
         site.passed_s += 10
         site.store.away = False
         assert [(one.tenant, one.principal, one.reason) for one in await site.read()] == [("", "", "")]

@@ -89,7 +89,7 @@ async def test_keys_that_expire_are_found_but_not_those_revoked(database: Databa
     async with database.transaction(PLATFORM) as session:
         await session.execute(insert(TENANTS).values(TENANT))
         for key, time in times.items():
-            values = {
+            values: dict[str, object] = {
                 "id": key * 16,
                 "tenant_id": None if key == "a" else "acme",
                 "display_name": "",

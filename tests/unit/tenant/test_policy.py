@@ -11,7 +11,16 @@ from envoy.service.auth.v3 import external_auth_pb2
 import redoma_tenant
 from redoma.chat.v1 import conversation_pb2, message_pb2, openai_pb2
 from redoma.model.v1 import engine_pb2, model_pb2
-from redoma.tenant.v1 import api_key_pb2, tenant_pb2
+from redoma.tenant.v1 import (
+    api_key_pb2,
+    audit_pb2,
+    meter_pb2,
+    privacy_pb2,
+    quota_pb2,
+    tenant_pb2,
+    usage_pb2,
+    user_pb2,
+)
 from redoma_kit import errors as kit_errors
 from redoma_kit.errors import DomainError, failure_of
 from redoma_kit.policy import CHAT, EDGE
@@ -20,11 +29,12 @@ from redoma_tenant.policy import POLICY
 from redoma_tenant.servicers.exposed import edge_routes
 from redoma_tenant.servicers.refusals import HTTP_STATUS
 
+TENANT_FILES = (api_key_pb2, audit_pb2, meter_pb2, privacy_pb2, quota_pb2, tenant_pb2, usage_pb2, user_pb2)
 SERVED = [
-    tenant_pb2.DESCRIPTOR.services_by_name["TenantService"],
-    api_key_pb2.DESCRIPTOR.services_by_name["ApiKeyService"],
+    *(service for file in TENANT_FILES for service in file.DESCRIPTOR.services_by_name.values()),
     external_auth_pb2.DESCRIPTOR.services_by_name["Authorization"],
 ]
+METER = "/redoma.tenant.v1.MeterService"
 CHAT_SERVICES = [
     service
     for file in (conversation_pb2, message_pb2, openai_pb2)
@@ -55,14 +65,21 @@ def test_the_policy_names_every_rpc_and_nothing_else() -> None:
     assert set(POLICY) == methods(SERVED)
 
 
-def test_every_rpc_but_the_check_needs_an_identity() -> None:
-    without = {method for method, rule in POLICY.items() if not rule.identity}
-    assert without == {"/envoy.service.auth.v3.Authorization/Check"}
+def test_only_the_check_and_what_chat_does_by_itself_need_no_identity() -> None:
+    without = {method: rule for method, rule in POLICY.items() if not rule.identity}
+    assert without.pop("/envoy.service.auth.v3.Authorization/Check").peers == EDGE
+    assert set(without) == {
+        "/redoma.tenant.v1.TenantService/ListContentPolicies",
+        f"{METER}/Checkpoint",
+        f"{METER}/Settle",
+        f"{METER}/WatchRevocations",
+    }
+    assert all(rule.peers == CHAT for rule in without.values())
 
 
-def test_only_the_content_checks_take_an_identity_made_for_another_method() -> None:
+def test_only_what_chat_asks_about_a_call_takes_an_identity_made_for_another_method() -> None:
     passed_on = {method: rule for method, rule in POLICY.items() if not rule.bound_method}
-    assert set(passed_on) == {"/redoma.tenant.v1.TenantService/GetContentChecks"}
+    assert set(passed_on) == {"/redoma.tenant.v1.TenantService/GetContentChecks", f"{METER}/Reserve"}
     assert all(rule.peers == CHAT for rule in passed_on.values())
 
 

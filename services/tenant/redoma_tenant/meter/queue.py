@@ -70,7 +70,7 @@ class _Waiting:
 
 
 class AccountQueue:
-    """Does operations, those of a tenant one transaction after the other. `watch` sees each account that was written."""
+    """Does operations, a tenant's one transaction after the other. `watch` sees each account that was written."""
 
     def __init__(self, store: AccountStore, now: Callable[[], datetime], watch: Callable[[Account], None]) -> None:
         self._store = store

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from redoma.common.v1.error_reason_pb2 import ErrorReason
@@ -16,7 +17,7 @@ from redoma_tenant.meter.counts import MAX_TOKENS, TokenCounts
 from redoma_tenant.meter.meter import Meter
 from redoma_tenant.meter.reservation import LEASE, Caller
 from redoma_tenant.names import API_KEY_ID, MODEL_ID, TENANT_ID, USER_ID
-from redoma_tenant.servicers.times import duration, seconds, timestamp
+from redoma_tenant.servicers.times import duration, timestamp
 
 if TYPE_CHECKING:
     from redoma_kit.interceptors.pipeline import Context
@@ -30,6 +31,11 @@ T = TypeVar("T")
 
 class Changes(Protocol):
     """The feed of changes to what credentials stand for."""
+
+    @property
+    def position(self) -> int:
+        """What was read of it last."""
+        ...
 
     def follow(self, after_position: int) -> AsyncIterator[Change | None]:
         """Gives those after a position, 0 for from now on, and None each second that there is nothing to tell."""
@@ -102,6 +108,8 @@ class MeterServicer(meter_pb2_grpc.MeterServiceServicer):
             if self._drain.draining:
                 raise ShuttingDown()
             if change is None:
+                # All that was read is told.
+                position = max(position, self._changes.position)
                 yield meter_pb2.WatchRevocationsResponse(position=position)
                 continue
             # Positions may become visible out of order; the greatest is what to come back with.
@@ -156,14 +164,16 @@ def _verdict(verdict: told.Verdict) -> meter_pb2.Verdict:
     if (shortage := verdict.shortage) is not None:
         message.limit, message.limit_value = shortage.limit, shortage.limit_value
         if shortage.retry_after_s is not None:
-            message.retry_delay.CopyFrom(seconds(shortage.retry_after_s))
+            message.retry_delay.FromTimedelta(timedelta(seconds=shortage.retry_after_s))
     return message
 
 
 def _rate_limit(limit: told.RateLimit | None) -> meter_pb2.RateLimit | None:
     if limit is None:
         return None
-    return meter_pb2.RateLimit(limit=limit.limit, remaining=limit.remaining, reset=seconds(limit.reset_s))
+    return meter_pb2.RateLimit(
+        limit=limit.limit, remaining=limit.remaining, reset=duration(timedelta(seconds=limit.reset_s))
+    )
 
 
 def _revocation(change: Change) -> meter_pb2.Revocation:

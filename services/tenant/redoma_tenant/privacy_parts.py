@@ -1,0 +1,77 @@
+"""Puts together what answers for people's data: exports, erasures, and the purge of deleted tenants."""
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+
+import grpc
+import structlog
+
+from redoma_kit.database import Database
+from redoma_kit.identity import PLATFORM_ADMIN
+from redoma_kit.periodic import Periodic
+from redoma_tenant.content_channel import GrpcContentChannel, NoContentChannel
+from redoma_tenant.identity import IdentityMinter, Principal, SigningKey
+from redoma_tenant.privacy.certificate import certificate_of
+from redoma_tenant.privacy.eraser import Eraser, ErasurePlace
+from redoma_tenant.privacy.erasures import Erasures
+from redoma_tenant.privacy.export import Exports
+from redoma_tenant.privacy.places import ChatPlace, ModelPlace, SignInPlace
+from redoma_tenant.privacy.purges import Purges
+from redoma_tenant.purge_channel import GrpcPurgeChannel
+from redoma_tenant.servicers.privacy import PrivacyServicer
+from redoma_tenant.store.erasures import SqlErasureStore
+from redoma_tenant.store.holdings import SqlHoldings
+from redoma_tenant.tenants import DEFAULT_WEIGHT
+
+ERASE_INTERVAL_S = 5.0
+PURGE_INTERVAL_S = 15.0
+MODEL_AUDIENCE = ("model",)
+ERASER = Principal("platform/eraser", "", frozenset({PLATFORM_ADMIN}), DEFAULT_WEIGHT)
+
+
+class PrivacyParts:
+    """What the server adds, starts and stops.
+
+    Attributes:
+        servicer: PrivacyService.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        chat: grpc.aio.Channel | None,
+        models: Mapping[str, grpc.aio.Channel],
+        signing_key: SigningKey,
+        minter: IdentityMinter,
+        now: Callable[[], datetime],
+        log: structlog.stdlib.BoundLogger,
+    ) -> None:
+        """Takes the channel of the chat service, if there is one, and those of the model processes by their targets."""
+
+        def mint(method: str) -> str:
+            return minter.mint(ERASER, ERASER.scopes, method, MODEL_AUDIENCE)
+
+        store = SqlErasureStore(database)
+        content = NoContentChannel() if chat is None else GrpcContentChannel(chat)
+        places: list[ErasurePlace] = [
+            ChatPlace(content, store),
+            *(ModelPlace(target, GrpcPurgeChannel(channel, mint)) for target, channel in models.items()),
+            SignInPlace(store),
+        ]
+        names = [place.name for place in places]
+        eraser = Eraser(store, places, lambda erasure: certificate_of(erasure, signing_key), now, log)
+        self._eraser = Periodic("erasures", ERASE_INTERVAL_S, eraser.work, log)
+        purges = Purges(store, names, self._eraser.wake, now, log)
+        self._purges = Periodic("purges", PURGE_INTERVAL_S, purges.work, log)
+        erasures = Erasures(store, names, now, self._eraser.wake)
+        self.servicer = PrivacyServicer(Exports(SqlHoldings(database), content, now), erasures)
+
+    def start(self) -> None:
+        """Goes on with what is pending."""
+        self._eraser.start()
+        self._purges.start()
+
+    async def stop(self) -> None:
+        """Stops; what is pending stays so."""
+        await self._purges.stop()
+        await self._eraser.stop()
