@@ -20,6 +20,7 @@ from redoma.tenant.v1.audit_pb2_grpc import AuditServiceStub
 from redoma.tenant.v1.privacy_pb2_grpc import PrivacyServiceStub
 from redoma.tenant.v1.tenant_pb2_grpc import TenantServiceStub
 from redoma.tenant.v1.usage_pb2_grpc import UsageServiceStub
+from redoma.tenant.v1.user_pb2_grpc import UserServiceStub
 from redoma_cli.errors import CliError, error_from_rpc
 from redoma_cli.local.home import Home
 from redoma_cli.local.ports import LOOPBACK
@@ -109,6 +110,7 @@ class EdgeClient:
         self.openai = OpenAIServiceStub(channel)
         self.tenants = TenantServiceStub(channel)
         self.keys = ApiKeyServiceStub(channel)
+        self.users = UserServiceStub(channel)
         self.privacy = PrivacyServiceStub(channel)
         self.engine = EngineServiceStub(channel)
         self.usage = UsageServiceStub(channel)

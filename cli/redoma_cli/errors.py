@@ -26,7 +26,17 @@ MENDS_BY_REASON: Mapping[str, str] = {
     "ADAPTER_NOT_FOUND": "`redoma engine adapter list` shows what is loaded; `redoma engine adapter load` loads more.",
     "ADAPTER_DENIED": "Use a key of the tenant that the adapter's manifest names.",
     "ADAPTER_INCOMPATIBLE": "Mend the adapter's manifest or its file, or name its base model with --model.",
-    "STATE_CONFLICT": "`redoma engine models` shows the state of each model.",
+    "STATE_CONFLICT": "`redoma tenant get`, `redoma key list` and `redoma user list` show the states that things are in.",
+    "ETAG_MISMATCH": "Somebody else changed it; look at it again, then repeat the change with its etag now, or without one.",
+    "RESOURCE_IN_USE": "Take it from what uses it first, or leave it.",
+    "SOURCE_DENIED": "Call from a network that the key names, or change them: redoma key update TENANT/KEY --cidr NETWORK",
+    "SIGN_IN_SLOWED": "Wait as long as told, then try again with a key that works; check --key and REDOMA_API_KEY.",
+    "IDENTITY_PROVIDER_UNAVAILABLE": "Check the issuer's URL and that this site reaches it, or call with an API key.",
+    "CONTENT_STORAGE_OFF": "Use `redoma ask`, which keeps nothing, or let the tenant keep conversations:"
+    " redoma tenant update TENANT --content-storage public",
+    "QUOTA_EXCEEDED": "Wait until it is free again, or have the limit raised; `redoma quota get` shows how each stands.",
+    "QUOTA_UNAVAILABLE": "Try again in a moment; `redoma status` shows whether every process answers.",
+    "CONTENT_UNREADABLE": "Its key is gone or it was changed by others; `redoma logs chat` tells which message.",
     "MODEL_UNREACHABLE": "It is restarted by itself, so try again in a moment; `redoma status` shows it.",
     "MODEL_LOADING": "Try again in a moment; `redoma status` shows when it is ready.",
     "QUEUE_FULL": "Many requests are waiting; try again in a moment.",
@@ -43,6 +53,7 @@ MENDS_BY_REASON: Mapping[str, str] = {
 
 # Of operators' commands, where a reason calls for something else than in a chat.
 ENGINE_MENDS: Mapping[str, str] = {
+    "STATE_CONFLICT": "`redoma engine models` shows the state of each model.",
     "INVALID_FIELD": "Files are named by their path inside the model folder or the adapter folder of the service.",
     "MODEL_NOT_FOUND": "`redoma engine models` shows the models that are loaded; `redoma engine load` loads more.",
     "RESOURCE_NOT_FOUND": "`redoma engine models` shows the aliases there are.",

@@ -4,4 +4,14 @@ from pathlib import Path
 
 MODEL = Path(".tools/models/SmolLM2-135M-Instruct.Q4_1.gguf")
 # Each is a module beside this one, with a coroutine function `run(Plan) -> Findings`.
-BENCHES = ("throughput", "flood", "turns", "long_prompt", "adapters", "lookup", "memory", "front_end")
+BENCHES = (
+    "throughput",
+    "flood",
+    "turns",
+    "long_prompt",
+    "adapters",
+    "lookup",
+    "memory",
+    "front_end",
+    "authorization",
+)

@@ -22,7 +22,7 @@ from redoma.tenant.v1.audit_pb2 import (
 from redoma.tenant.v1.usage_pb2 import ExportFormat
 from redoma_cli.audit_chain import ChainBroken, ExportedChain, Head, check_signature, read_head, write_head
 from redoma_cli.client import ADMIN, CALL_TIMEOUT_S, EdgeClient
-from redoma_cli.commands.key import parse_duration
+from redoma_cli.commands.durations import parse_duration
 from redoma_cli.commands.options import EdgeOption, JsonOption, KeyOption
 from redoma_cli.commands.output import print_json
 from redoma_cli.context import CommandContext, make_context

@@ -25,3 +25,7 @@ GrammarOption = Annotated[
     typer.Option("--grammar", metavar="FILE", help="Answer as the GBNF grammar in this file allows."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
+EtagOption = Annotated[
+    str, typer.Option("--etag", help="Refuse if it was changed since; `--json` shows the etag of what there is.")
+]

@@ -28,7 +28,7 @@ from redoma.tenant.v1.usage_pb2 import (
     UsageSelection,
 )
 from redoma_cli.client import ADMIN, CALL_TIMEOUT_S, EdgeClient
-from redoma_cli.commands.key import parse_duration
+from redoma_cli.commands.durations import parse_duration
 from redoma_cli.commands.options import EdgeOption, JsonOption, KeyOption
 from redoma_cli.commands.output import print_json, short_name, short_time
 from redoma_cli.context import CommandContext, make_context

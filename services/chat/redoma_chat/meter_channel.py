@@ -22,13 +22,13 @@ from redoma_chat.metering.meter import (
     Verdict,
 )
 from redoma_chat.model_channel import call_metadata, wait_until_ready
-from redoma_kit.errors import CredentialInvalid, DomainError, Failure, Violation, failure_from_status, reason_name
+from redoma_kit.errors import CredentialInvalid, DomainError, Failure, InvalidField, Violation, failure_from_status
+from redoma_kit.identity import current_identity
 from redoma_kit.telemetry import Telemetry
 
 READY_WAIT_S = 0.8
 ANSWER_WAIT_S = 5.0
 T = TypeVar("T")
-_QUOTA_EXCEEDED = reason_name(ErrorReason.ERROR_REASON_QUOTA_EXCEEDED)
 
 
 class GrpcMeter:
@@ -48,7 +48,7 @@ class GrpcMeter:
             call = self._stub.Reserve(request, timeout=timeout_s, metadata=call_metadata(self._telemetry))
             response = await _answer(call)
         except grpc.aio.AioRpcError as error:
-            raise _refusal(failure_from_status(error)) from None
+            raise _refusal(failure_from_status(error), current_identity().tenant) from None
         granted = response.granted_output_tokens if response.HasField("granted_output_tokens") else None
         return Reservation(granted, response.lease.ToNanoseconds() / 1e9, _rate_limits(response.rate_limits))
 
@@ -108,14 +108,19 @@ def _raise_if_cancelled_here() -> None:
         raise asyncio.CancelledError
 
 
-def _refusal(failure: Failure | None) -> DomainError:
-    if failure is None:
-        return QuotaUnavailable(was_asked=True)
-    if failure.reason == _QUOTA_EXCEEDED:
-        return QuotaExceeded(failure.message, failure.metadata, failure.retry_after_s, failure.violations)
-    if failure.reason == reason_name(ErrorReason.ERROR_REASON_CREDENTIAL_INVALID):
-        return CredentialInvalid(failure.message)
-    return QuotaUnavailable()
+def _refusal(failure: Failure | None, tenant: str) -> DomainError:
+    """Gives why a call may not begin. What the meter does not explain may have been held nevertheless."""
+    reason = "" if failure is None else failure.reason
+    match reason:
+        case "QUOTA_EXCEEDED" if failure is not None:
+            return QuotaExceeded(failure.message, failure.metadata, failure.retry_after_s, failure.violations)
+        case "CREDENTIAL_INVALID" if failure is not None:
+            return CredentialInvalid(failure.message)
+        case "INVALID_FIELD" if failure is not None and failure.metadata.get("field") == "model":
+            return InvalidField("model", "is no model's id")
+        case "CREDENTIAL_REVOKED" | "CREDENTIAL_EXPIRED" | "TENANT_DISABLED":
+            return _ending(ErrorReason.Value(f"ERROR_REASON_{reason}"), tenant)
+    return QuotaUnavailable(was_asked=True)
 
 
 def _rate_limits(limits: pb.RateLimits) -> RateLimits:

@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 
 import grpc
 import structlog
@@ -44,7 +44,7 @@ class GrpcServer:
 
     `add` servicers, `start`, say `set_serving` when ready, then `serve_until_stopped`. `policy` names every method that
     may be called; health, and reflection when it is on, are added here. `witnesses` run around authorization: they see
-    how each call ends, refused ones too, before the answer is sent.
+    how each call ends, refused ones too, before the answer is sent. Of `quiet` methods only failures are logged.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class GrpcServer:
         log: structlog.stdlib.BoundLogger,
         extra_trailers: ExtraTrailers = no_extra_trailers,
         witnesses: Sequence[Interceptor] = (),
+        quiet: Collection[str] = (),
     ) -> None:
         full_policy = {**policy, **HEALTH_POLICY, **(REFLECTION_POLICY if settings.reflection else {})}
         self.drain = Drain()
@@ -64,7 +65,7 @@ class GrpcServer:
             request_id,
             Measurements(telemetry),
             *([Tracing(telemetry)] if telemetry.traces else []),
-            AccessLog(log),
+            AccessLog(log, quiet),
             Errors(errors, log, extra_trailers),
             self.drain,
             *witnesses,

@@ -80,6 +80,7 @@ from redoma_tenant.usage import UsageBook
 from redoma_tenant.users import Users
 
 SERVICE = "tenant"
+CHECK = "/envoy.service.auth.v3.Authorization/Check"
 MIGRATIONS = Path(__file__).parent / "migrations"
 # Of PostgreSQL.
 SCHEMA = "redoma_tenant"
@@ -172,7 +173,15 @@ class TenantServer:
             settings.currency,
         )
         self.grpc = GrpcServer(
-            settings, POLICY, ERRORS, verifier, telemetry, log, witnesses=[auditing, OwnChanges(POLICY, self.changes)]
+            settings,
+            POLICY,
+            ERRORS,
+            verifier,
+            telemetry,
+            log,
+            witnesses=[auditing, OwnChanges(POLICY, self.changes)],
+            # The edge's own log has each request, and a refusal has a line of its own.
+            quiet=[CHECK],
         )
         self.grpc.add(
             lambda server: tenant_pb2_grpc.add_TenantServiceServicer_to_server(tenants, server),

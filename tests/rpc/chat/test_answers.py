@@ -410,7 +410,28 @@ async def test_long_answer_is_checkpointed_while_it_streams(world: World) -> Non
     assert (await caller.collect(call)).done.answer.content == "x" * 200
 
 
-async def test_answer_of_a_killed_process_is_partial_after_restart(world: World) -> None:
+async def test_replica_that_starts_leaves_the_others_answers_alone(world: World) -> None:
+    caller = world.caller()
+    name = await caller.create()
+    go = asyncio.Event()
+    world.model.model.script = (Say("x"), WaitFor(go), Finish())
+    call = caller.chat.SendMessage(message_pb2.SendMessageRequest(conversation=name, content="q"))
+    answer = (await call.read()).started.answer.name
+    first, channel = world.chat, world.channel
+    await world.start_chat()
+    assert (await world.caller().message(answer)).state == Message.STATE_STREAMING
+    go.set()
+    assert (await caller.collect(call)).done.answer.state == Message.STATE_COMPLETE
+    await channel.close()
+    await first.stop(0)
+
+
+async def test_answer_of_a_killed_process_is_partial_when_its_lease_lapses(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("redoma_chat.store.answers.LEASE_US", 500_000)
+    monkeypatch.setattr("redoma_chat.checkpoints.RENEWAL_US", 10**12)
+    monkeypatch.setattr("redoma_chat.checkpoints.LEASE_US", 500_000)
     caller = world.caller()
     name = await caller.create()
     world.model.model.script = (*(Say("x") for _ in range(64)), WaitFor(asyncio.Event()))
@@ -420,12 +441,16 @@ async def test_answer_of_a_killed_process_is_partial_after_restart(world: World)
     async def has_checkpoint() -> bool:
         return len((await caller.message(partial)).content) == 64
 
+    async def is_partial() -> bool:
+        return (await world.caller().message(partial)).state == Message.STATE_PARTIAL
+
     await eventually(has_checkpoint)
     # A second process on the same database finds what the first, killed one would have left.
     killed, channel = world.chat, world.channel
     await world.start_chat()
+    await eventually(is_partial)
     saved = await world.caller().message(partial)
-    assert (saved.state, len(saved.content)) == (Message.STATE_PARTIAL, 64)
+    assert len(saved.content) == 64
     assert saved.finish_reason == usage_pb2.FINISH_REASON_INTERRUPTED
     await channel.close()
     await killed.stop(0)

@@ -6,18 +6,23 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any, ClassVar
 
-import aiosqlite
 import grpc
 import pytest
+import structlog
 from google.api.httpbody_pb2 import HttpBody
 from google.rpc import error_details_pb2, status_pb2
+from sqlalchemy import func, select
 
 from redoma.chat.v1 import conversation_pb2, message_pb2
 from redoma.common.v1 import usage_pb2
 from redoma.common.v1.error_reason_pb2 import ErrorReason
 from redoma.common.v1.sampling_pb2 import SamplingOptions
 from redoma.tenant.v1 import meter_pb2
+from redoma_chat.server import SCHEMA
+from redoma_chat.tables import SETTLEMENTS
+from redoma_kit.database import PLATFORM, Database
 from tests.fakes.model_service import CONTEXT_TOKENS, INPUT_TOKENS, MODEL, Fail, Finish, Say, WaitFor
+from tests.fakes.postgres import BACKENDS
 from tests.rpc.chat.conftest import Caller, World, eventually, failure_of, refused
 
 STOP, LENGTH = usage_pb2.FINISH_REASON_STOP, usage_pb2.FINISH_REASON_LENGTH
@@ -205,6 +210,7 @@ class TestSettling:
         assert not world.model.model.requests
 
 
+@pytest.mark.parametrize("chat_database_url", BACKENDS, indirect=True)
 class TestOutbox:
     async def test_meter_that_is_away_gets_settlements_when_it_is_back(self, world: World) -> None:
         go_on = asyncio.Event()
@@ -252,11 +258,12 @@ class TestOutbox:
 
 async def outbox_rows(world: World) -> int:
     """Counts what waits in the outbox."""
-    path = world.settings.database_url.removeprefix("sqlite+aiosqlite:///")
-    async with aiosqlite.connect(path) as database, database.execute("SELECT count(*) FROM settlements") as rows:
-        found = await rows.fetchone()
-    assert found is not None
-    return int(found[0])
+    database = Database(world.settings.database_url, structlog.stdlib.get_logger(), SCHEMA)
+    try:
+        async with database.transaction(PLATFORM) as session:
+            return (await session.execute(select(func.count()).select_from(SETTLEMENTS))).scalar_one()
+    finally:
+        await database.close()
 
 
 class TestRunning:

@@ -54,16 +54,12 @@ class MeterSite:
             "adapter": self.adapter,
         } | claims
         metadata = self.site.pki.metadata(["chat", "model", "tenant"], **identity)
-        request = meter_pb2.ReserveRequest(
-            model=model, input_tokens=input_tokens, max_output_tokens=max_output_tokens
-        )
+        request = meter_pb2.ReserveRequest(model=model, input_tokens=input_tokens, max_output_tokens=max_output_tokens)
         return await self.chat.Reserve(request, metadata=metadata, timeout=CALL_TIMEOUT_S)
 
     async def checkpoint(self, token_id: str, counts: Usage | None = None, wanted: int = 0) -> meter_pb2.Verdict:
         """Tells of one running call."""
-        call = meter_pb2.RunningCall(
-            tenant=self.tenant, token_id=token_id, usage=counts, wanted_output_tokens=wanted
-        )
+        call = meter_pb2.RunningCall(tenant=self.tenant, token_id=token_id, usage=counts, wanted_output_tokens=wanted)
         response = await self.chat.Checkpoint(meter_pb2.CheckpointRequest(calls=[call]), timeout=CALL_TIMEOUT_S)
         return response.verdicts[0]
 

@@ -13,7 +13,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection
 
 import redoma_chat
-from redoma.chat.v1 import conversation_pb2, message_pb2, openai_pb2
+from redoma.chat.v1 import content_pb2, conversation_pb2, message_pb2, openai_pb2
 from redoma.common.v1.error_reason_pb2 import ErrorReason
 from redoma.common.v1.usage_pb2 import FinishReason as WireFinishReason
 from redoma_chat import errors
@@ -31,7 +31,7 @@ from redoma_chat.store.store import SqlStore
 from redoma_chat.tables import METADATA
 from redoma_kit.database import PLATFORM, Database
 from redoma_kit.errors import DeadlineExceeded, DomainError, Failure, failure_of, reason_name
-from redoma_kit.policy import EDGE
+from redoma_kit.policy import EDGE, TENANT
 from tests.fakes.former_release import fill
 
 PROTO = Path(__file__).parents[3] / "proto/redoma/common/v1/error_reason.proto"
@@ -61,7 +61,7 @@ def test_every_exception_class_has_a_rule() -> None:
 
 def documented() -> dict[str, tuple[grpc.StatusCode, bool]]:
     """Gives what error_reason.proto says of each reason: its code, and whether RetryInfo comes with it."""
-    reason = r"  // ([A-Z_]+)((?:, with RetryInfo)?)\..*\n(?:  //.*\n)*  ERROR_REASON_([A-Z_]+) ="
+    reason = r"  // ([A-Z_]+)(?:, with QuotaFailure[^.]*)?((?:, with RetryInfo)?)\..*\n(?:  //.*\n)*  ERROR_REASON_([A-Z_]+) ="
     found = re.findall(reason, PROTO.read_text())
     return {name: (grpc.StatusCode[code], bool(retry)) for code, retry, name in found}
 
@@ -109,7 +109,7 @@ def test_what_the_model_says_keeps_its_code_and_reason() -> None:
 
 
 def test_openais_type_of_every_reason_is_one_of_its_class_of_http_status() -> None:
-    ours = {"UNAVAILABLE", "INTERNAL", "DEADLINE_EXCEEDED"}
+    ours = {"UNAVAILABLE", "INTERNAL", "DEADLINE_EXCEEDED", "DATA_LOSS"}
     for reason, (code, _) in documented().items():
         error = error_object(Failure(code, reason, "m", {}))["error"]
         assert (error["type"] == "server_error") == (code.name in ours | {"ALREADY_EXISTS"}), reason
@@ -130,13 +130,22 @@ def test_every_rpc_is_in_the_policy_table_for_the_edge_with_a_scope() -> None:
         for service in module.DESCRIPTOR.services_by_name.values()
     ]
     methods = {f"/{service.full_name}/{method.name}" for service in services for method in service.methods}
-    assert methods == set(CHAT_POLICY)
+    of_people = {method: rule for method, rule in CHAT_POLICY.items() if "ContentService" not in method}
+    assert methods == set(of_people)
     assert len(services) == 3
-    for rule in CHAT_POLICY.values():
+    for rule in of_people.values():
         assert rule.peers == EDGE
         assert rule.identity
         assert rule.bound_method
         assert rule.all_scopes
+
+
+def test_content_service_is_for_the_tenant_services_certificate_alone() -> None:
+    (service,) = content_pb2.DESCRIPTOR.services_by_name.values()
+    for method in service.methods:
+        rule = CHAT_POLICY[f"/{service.full_name}/{method.name}"]
+        assert rule.peers == TENANT
+        assert not rule.identity
 
 
 def test_finish_reasons_are_the_wires() -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 
 import structlog
@@ -12,10 +12,11 @@ from redoma_kit.policy import PROBES
 
 
 class AccessLog:
-    """Logs each call when it ends; health probes at debug level."""
+    """Logs each call when it ends; health probes at debug level, and `quiet` methods where they succeed."""
 
-    def __init__(self, log: structlog.stdlib.BoundLogger) -> None:
+    def __init__(self, log: structlog.stdlib.BoundLogger, quiet: Collection[str] = ()) -> None:
         self._log = log
+        self._quiet = frozenset(quiet)
 
     @asynccontextmanager
     async def __call__(self, call: Call) -> AsyncIterator[None]:
@@ -29,7 +30,8 @@ class AccessLog:
             code = call.failure.code.name if call.failure else "UNKNOWN"
             raise
         finally:
-            write = self._log.debug if call.method in PROBES else self._log.info
+            is_quiet = call.method in PROBES or (code == "OK" and call.method in self._quiet)
+            write = self._log.debug if is_quiet else self._log.info
             write(
                 "call",
                 method=call.method,

@@ -138,8 +138,8 @@ class Account:
             ending.certainty is Certainty.EXACT and reservation.is_open and reservation.is_exact
         )
         is_closed = is_exact or ending.certainty is Certainty.LAST_WORD
-        was_closed = reservation.state is ReservationState.CLOSED
-        state = ReservationState.CLOSED if is_closed or was_closed else ReservationState.SETTLED
+        # Who settles what was closed as nobody knew more may have gone on after that: the journal is asked anew.
+        state = ReservationState.CLOSED if is_closed else ReservationState.SETTLED
         model = ending.model or reservation.model
         price = self.prices.of_answer(reservation.model, ending.model, reservation.price)
         ended = replace(reservation.ended(ending.counts, price, model, state), is_exact=is_exact)
@@ -224,6 +224,7 @@ class Account:
 
     def _book(self, former: Reservation, ended: Reservation) -> None:
         is_first = former.is_open
+        is_begun = is_first or (former.state, ended.state) == (ReservationState.CLOSED, ReservationState.SETTLED)
         booked, cost = (NOTHING, 0) if is_first else (former.counts, former.cost_nanos)
         counts, cost_nanos = ended.counts.minus(booked), ended.cost_nanos - cost
         is_booked = is_first or counts != NOTHING or cost_nanos != 0
@@ -249,8 +250,8 @@ class Account:
             replace(
                 ended,
                 revision=ended.revision + is_booked,
-                settle_time=self.now if is_first else former.settle_time,
-                lapse_time=self.now if is_first else former.lapse_time,
+                settle_time=self.now if is_begun else former.settle_time,
+                lapse_time=self.now if is_begun else former.lapse_time,
             ),
         )
 

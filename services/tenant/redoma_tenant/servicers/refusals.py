@@ -28,6 +28,7 @@ HTTP_STATUS = {
     grpc.StatusCode.UNAVAILABLE: 503,
     grpc.StatusCode.DEADLINE_EXCEEDED: 504,
 }
+STATUS = "grpc-status"
 OPENAI_TYPES = {
     403: "permission_error",
     409: "conflict_error",
@@ -48,14 +49,14 @@ def header(key: str, value: str) -> HeaderValueOption:
 
 def refusal(failure: Failure, *, is_grpc: bool) -> CheckResponse:
     """Gives the answer that makes Envoy refuse with `failure`."""
-    http_status = HTTP_STATUS[failure.code]
+    http_status, code = HTTP_STATUS[failure.code], failure.code.value[0]
     if is_grpc:
         details = base64.b64encode(failure.status().SerializeToString()).rstrip(b"=").decode()
-        headers, body = [header(STATUS_DETAILS_KEY, details)], failure.message
+        headers, body = [header(STATUS_DETAILS_KEY, details), header(STATUS, str(code))], failure.message
     else:
         headers, body = _rest_headers(failure, http_status), _openai_body(failure, http_status)
     return CheckResponse(
-        status=status_pb2.Status(code=failure.code.value[0]),
+        status=status_pb2.Status(code=code),
         denied_response=DeniedHttpResponse(
             status=HttpStatus(code=http_status),  # type: ignore[arg-type]
             headers=headers,

@@ -15,7 +15,7 @@ COLUMNS = PRICES.c
 async def read_prices(session: AsyncSession) -> PriceList:
     """Gives all prices; there are as many as models."""
     rows = await session.execute(select(PRICES).order_by(COLUMNS.model))
-    return PriceList({model: Price(*micros) for model, *micros in rows.tuples()})
+    return PriceList({model: Price(*micros) for model, *micros in rows})
 
 
 class SqlPriceStore:

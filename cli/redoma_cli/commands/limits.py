@@ -1,0 +1,69 @@
+"""Limits on the command line: options that set them, and how they are written down."""
+
+import re
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from typing import Annotated
+
+import typer
+
+from redoma.tenant.v1.quota_pb2 import Limits
+from redoma_cli.errors import CliError
+
+NO_LIMIT = "none"
+MICROS = 1_000_000
+SIZES = {"": 1, "k": 1_000, "M": 1_000_000, "G": 1_000_000_000}
+AMOUNT = re.compile(r"([0-9]{1,15})([kMG]?)")
+MONEY = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?")
+BUDGET = "budget_micros_per_month"
+
+RequestsOption = Annotated[
+    str | None, typer.Option("--requests-per-minute", metavar="N", help="Requests in any minute; `none` is no limit.")
+]
+TokensOption = Annotated[
+    str | None, typer.Option("--tokens-per-minute", metavar="N", help="Tokens in any minute, such as 20k.")
+]
+StreamsOption = Annotated[
+    str | None, typer.Option("--concurrent-streams", metavar="N", help="Calls that run at the same time.")
+]
+DayOption = Annotated[str | None, typer.Option("--tokens-per-day", metavar="N", help="Tokens of a day, such as 2M.")]
+MonthOption = Annotated[str | None, typer.Option("--tokens-per-month", metavar="N", help="Tokens of a month.")]
+BudgetOption = Annotated[
+    str | None, typer.Option("--budget-per-month", metavar="MONEY", help="Money of a month, such as 25 or 7.50.")
+]
+
+
+def change_limits(limits: Limits, given: Mapping[str, str | None]) -> bool:
+    """Sets in `limits` what is given by name, `none` taking a limit away; says whether anything was given.
+
+    Raises:
+        CliError: Something given is no amount.
+    """
+    for name, text in given.items():
+        if text == NO_LIMIT:
+            limits.ClearField(name)  # type: ignore[arg-type]
+        elif text is not None:
+            setattr(limits, name, _money(text) if name == BUDGET else _amount(text))
+    return any(text is not None for text in given.values())
+
+
+def limit_rows(limits: Limits) -> Iterator[tuple[str, str]]:
+    """Gives what each limit is called and allows, for people."""
+    for field, value in limits.ListFields():
+        if field.name == BUDGET:
+            yield "budget per month", f"{Decimal(value) / MICROS:,f}"
+        else:
+            yield field.name.replace("_", " "), f"{value:,}"
+
+
+def _amount(text: str) -> int:
+    match = AMOUNT.fullmatch(text.replace("_", ""))
+    if match is None:
+        raise CliError(f"{text} is not an amount.", "Write it as 500, 20k or 2M; `none` takes the limit away.")
+    return int(match[1]) * SIZES[match[2]]
+
+
+def _money(text: str) -> int:
+    if not MONEY.fullmatch(text):
+        raise CliError(f"{text} is not an amount of money.", "Write it as 25 or 7.50; `none` takes the limit away.")
+    return int(Decimal(text) * MICROS)
