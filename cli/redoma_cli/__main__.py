@@ -6,7 +6,21 @@ from typing import NoReturn
 import typer
 from rich.markup import escape
 
-from redoma_cli.commands import ask, audit, chat, conformance, engine, key, privacy, site, tenant, usage
+from redoma_cli.commands import (
+    ask,
+    audit,
+    chat,
+    conformance,
+    engine,
+    identity_provider,
+    key,
+    operator,
+    privacy,
+    site,
+    tenant,
+    usage,
+    user,
+)
 from redoma_cli.context import error_console
 from redoma_cli.errors import CliError, error_from_os
 
@@ -29,6 +43,9 @@ def build_app() -> typer.Typer:
     ask.add_to(app)
     app.add_typer(tenant.build(), name="tenant")
     app.add_typer(key.build(), name="key")
+    app.add_typer(user.build(), name="user")
+    app.add_typer(identity_provider.build(), name="identity-provider")
+    app.add_typer(operator.build(), name="operator")
     app.add_typer(privacy.build(), name="privacy")
     app.add_typer(usage.build(), name="usage")
     app.add_typer(audit.build(), name="audit")

@@ -131,7 +131,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """The site all end-to-end tests share. Tests that kill things leave it ready again."""
     home = tmp_path_factory.mktemp("redoma")
     metrics_port = free_port()
-    env = site_environment(home) | {"REDOMA_MODEL_METRICS__LISTEN": f"127.0.0.1:{metrics_port}"}
+    env = site_environment(home) | {
+        "REDOMA_MODEL_METRICS__LISTEN": f"127.0.0.1:{metrics_port}",
+        "REDOMA_TENANT_METRICS__LISTEN": f"127.0.0.1:{free_port()}",
+        "REDOMA_CHAT_METRICS__LISTEN": f"127.0.0.1:{free_port()}",
+    }
     running = Site(home, env, metrics_port)
     running.up()
     try:

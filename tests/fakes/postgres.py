@@ -3,6 +3,7 @@
 It starts when a test first asks for it. The programs run as `nobody` where the tests run as root, which they refuse to.
 """
 
+import asyncio
 import itertools
 import os
 import pwd
@@ -17,6 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
+
+from redoma_kit.database import Database
 
 BACKENDS = ("sqlite", "postgresql")
 # Who the services log in as. It may make roles and databases, and no more.
@@ -46,6 +50,7 @@ class PostgresServer:
         self._programs = self._reachable(installed) / "bin"
         self._data = self.folder / "data"
         self._keeper: subprocess.Popen[bytes] | None = None
+        self._migrated: dict[str, str] = {}
         self._names = (f"test_{number}" for number in itertools.count(1))
         self._run(
             "initdb", "--auth=trust", "--no-sync", "--no-locale", "--encoding=UTF8", "-U", SUPERUSER, "-D", self._data
@@ -123,9 +128,23 @@ class PostgresServer:
         self.execute(f"CREATE DATABASE {name} OWNER {LOGIN} TEMPLATE {template}")
         return name
 
+    def create_migrated(self, schema: str, migrations: Path) -> str:
+        """Makes a database whose schema is up to date, and gives its name. The migrations run once for all of them."""
+        if schema not in self._migrated:
+            template = self.create_database()
+            asyncio.run(_upgrade(self.url(template), schema, migrations))
+            self._migrated[schema] = template
+        return self.create_database(self._migrated[schema])
+
     def drop_database(self, name: str) -> None:
         """Removes a database, whoever is connected to it."""
         self.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+async def _upgrade(url: str, schema: str, migrations: Path) -> None:
+    database = Database(url, structlog.get_logger(), schema)
+    await database.upgrade(migrations)
+    await database.close()
 
 
 @pytest.fixture(scope="session")

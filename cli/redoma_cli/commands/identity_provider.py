@@ -35,8 +35,8 @@ def build() -> typer.Typer:
     )
     group.command(
         "create",
-        epilog="Example:  redoma identity-provider create https://login.example.com --audience redoma --tenant-claim org"
-        " --roles-claim realm_access.roles --role chat-admins=admin --default-role member",
+        epilog="Example:  redoma identity-provider create https://login.example.com --audience redoma"
+        " --tenant-claim org --roles-claim realm_access.roles --role chat-admins=admin --default-role member",
     )(create)
     group.command("list", epilog="Example:  redoma identity-provider list")(list_all)
     group.command("delete", epilog="Example:  redoma identity-provider delete 3f0c9a12b4d5e6f7")(delete)
@@ -112,9 +112,7 @@ def list_all(edge: EdgeOption = None, key: KeyOption = None, as_json: JsonOption
         _print(context, providers)
 
 
-def delete(
-    provider: ProviderArgument, yes: YesOption = False, edge: EdgeOption = None, key: KeyOption = None
-) -> None:
+def delete(provider: ProviderArgument, yes: YesOption = False, edge: EdgeOption = None, key: KeyOption = None) -> None:
     """Refuse an identity provider's tokens from now on. Its users are kept."""
     context = make_context()
     confirm(f"Refuse the tokens of {provider} from now on?", yes)
@@ -131,7 +129,7 @@ def parse_role(text: str) -> tuple[str, RoleName]:
         CliError: It has another form, or the role is none that there is.
     """
     value, separator, role = text.rpartition("=")
-    if not separator or not value or role not in RoleName:
+    if not separator or not value or role not in tuple(RoleName):
         roles = ", ".join(RoleName)
         raise CliError(f"{text} does not say what a value means.", f"Write VALUE=ROLE with a role among {roles}.")
     return value, RoleName(role)

@@ -31,7 +31,9 @@ ApiKeyArgument = Annotated[
     str,
     typer.Argument(metavar="TENANT/KEY", help="The first column of `redoma key list`, or the whole resource name."),
 ]
-ExpiryOption = Annotated[str | None, typer.Option("--expires-in", help="When it stops working, such as 12h, 30d or 8w.")]
+ExpiryOption = Annotated[
+    str | None, typer.Option("--expires-in", help="When it stops working, such as 12h, 30d or 8w.")
+]
 ModelOption = Annotated[
     list[str] | None, typer.Option("--model", help="A model it may use, of its tenant's; repeat for more.")
 ]

@@ -5,7 +5,13 @@ from datetime import timedelta
 from rich.markup import escape
 from rich.table import Table
 
-from redoma.tenant.v1.api_key_pb2 import ApiKey, ListApiKeysRequest, RevokeApiKeyRequest, RotateApiKeyRequest
+from redoma.tenant.v1.api_key_pb2 import (
+    ApiKey,
+    ListApiKeysRequest,
+    RevokeApiKeyRequest,
+    RotateApiKeyRequest,
+    RotateApiKeyResponse,
+)
 from redoma_cli.client import CALL_TIMEOUT_S, EdgeClient
 from redoma_cli.commands.durations import parse_duration
 from redoma_cli.commands.limits import limit_rows
@@ -73,19 +79,22 @@ def show_key(context: CommandContext, api_key: ApiKey, as_json: bool) -> None:
     context.out.print(table)
 
 
-def rotate_key(context: CommandContext, client: EdgeClient, resource: str, overlap: str, as_json: bool) -> None:
-    """Rotates a key and prints the one that takes its place."""
+def rotate_key(
+    context: CommandContext, client: EdgeClient, resource: str, overlap: str, as_json: bool
+) -> RotateApiKeyResponse:
+    """Rotates a key, prints the one that takes its place, and gives what was answered."""
     request = RotateApiKeyRequest(name=resource)
     request.overlap.FromTimedelta(timedelta() if overlap == "none" else parse_duration(overlap))
     with client.telling():
         made = client.keys.RotateApiKey(request, timeout=CALL_TIMEOUT_S)
     if as_json:
         print_json(made)
-        return
+        return made
     print(made.secret, flush=True)
     is_revoked = made.former.state == ApiKey.STATE_REVOKED
     former = "is revoked" if is_revoked else f"works until {short_time(made.former.expire_time)}"
     context.err.print(f"Keep it: it is not shown again. The former key, {made.former.prefix}…, {former}.")
+    return made
 
 
 def revoke_key(context: CommandContext, client: EdgeClient, resource: str, as_json: bool) -> None:

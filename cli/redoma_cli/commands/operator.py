@@ -5,13 +5,14 @@ from typing import Annotated
 import typer
 
 from redoma.tenant.v1.api_key_pb2 import ApiKey, CreateApiKeyRequest
-from redoma_cli.client import ADMIN, CALL_TIMEOUT_S
+from redoma_cli.client import ADMIN, CALL_TIMEOUT_S, read_demo
 from redoma_cli.commands.key import CidrOption, ExpiryOption, OverlapOption, set_expiry
-from redoma_cli.commands.keys import key_id, key_table, list_keys, revoke_key, rotate_key
+from redoma_cli.commands.keys import key_table, list_keys, revoke_key, rotate_key
 from redoma_cli.commands.options import EdgeOption, JsonOption, KeyOption
 from redoma_cli.commands.output import print_json
-from redoma_cli.context import make_context
+from redoma_cli.context import CommandContext, make_context
 from redoma_cli.errors import CliError
+from redoma_cli.local.demo import write_demo
 
 PLATFORM = "platform"
 OperatorKeyArgument = Annotated[
@@ -22,8 +23,8 @@ OperatorKeyArgument = Annotated[
 def build() -> typer.Typer:
     """Gives the group of commands."""
     group = typer.Typer(
-        help="Make, list, rotate and revoke the keys of operators, who administer all tenants. From the first of them on"
-        " the bootstrap key is refused.",
+        help="Make, list, rotate and revoke the keys of operators, who administer all tenants. From the first of them"
+        " on the bootstrap key is refused.",
         epilog="Example:  redoma operator create --name 'Ana, on call'",
         no_args_is_help=True,
         rich_markup_mode="rich",
@@ -49,16 +50,19 @@ def create(
     if expires_in is not None:
         set_expiry(settings, expires_in)
     with context.client(edge, key, ADMIN) as client, client.telling():
+        is_first = not list_keys(client, PLATFORM)
         request = CreateApiKeyRequest(parent=PLATFORM, api_key=settings)
         made = client.keys.CreateApiKey(request, timeout=CALL_TIMEOUT_S)
+    is_kept = is_first and edge is None and key is None and _keep(context, made.secret)
     if as_json:
         print_json(made)
         return
     print(made.secret, flush=True)
-    context.err.print(
-        f"Keep it: it is not shown again. Call with --key or REDOMA_API_KEY; the bootstrap key is refused from now on. "
-        f"Revoke it with: redoma operator revoke {key_id(made.api_key)}"
-    )
+    context.err.print("Keep it: it is not shown again. Call with it by --key or REDOMA_API_KEY.")
+    if is_first:
+        context.err.print("The bootstrap key is refused from now on.")
+    if is_kept:
+        context.err.print(f"Commands on this machine call with the new key: it is kept in {context.home.demo_file}.")
 
 
 def list_all(edge: EdgeOption = None, key: KeyOption = None, as_json: JsonOption = False) -> None:
@@ -82,7 +86,11 @@ def rotate(
     """Make a key that takes the place of another after an overlap. It is shown this once."""
     context = make_context()
     with context.client(edge, key, ADMIN) as client:
-        rotate_key(context, client, operator_key_resource(operator_key), overlap, as_json)
+        made = rotate_key(context, client, operator_key_resource(operator_key), overlap, as_json)
+    demo = read_demo(context.home)
+    if edge is None and demo is not None and demo.admin_key.startswith(f"{made.former.prefix}_"):
+        _keep(context, made.secret)
+        context.err.print(f"Commands on this machine call with the new key: it is kept in {context.home.demo_file}.")
 
 
 def revoke(
@@ -92,6 +100,15 @@ def revoke(
     context = make_context()
     with context.client(edge, key, ADMIN) as client:
         revoke_key(context, client, operator_key_resource(operator_key), as_json)
+
+
+def _keep(context: CommandContext, secret: str) -> bool:
+    """Keeps a key as the local site's admin key, if there is a local site."""
+    demo = read_demo(context.home)
+    if demo is None:
+        return False
+    write_demo(context.home, demo.edge, secret, tuple(demo.api_keys.items()))
+    return True
 
 
 def operator_key_resource(text: str) -> str:

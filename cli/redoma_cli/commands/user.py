@@ -40,7 +40,7 @@ def build() -> typer.Typer:
     )
     group.command(
         "create",
-        epilog="Example:  redoma user create acme --issuer https://login.example.com --subject 248289761001 --role admin",
+        epilog="Example:  redoma user create acme --issuer https://login.example.com --subject 2482897 --role admin",
     )(create)
     group.command("list", epilog="Example:  redoma user list acme")(list_all)
     group.command("get", epilog="Example:  redoma user get acme/5d41402abc4b2a76b9719d911017c592")(get)

@@ -107,32 +107,32 @@ class Runner:
         return result
 
     async def _outcome(self, check: Check, lab: Lab, probes: Probes) -> tuple[Outcome, str]:
+        outcome, reason = await self._end_of(check, lab, probes)
+        # What was found counts, also when the check came no further.
+        if probes.findings:
+            return Outcome.FAILED, reason
+        if outcome is Outcome.PASSED and not probes.tried:
+            return Outcome.ERROR, "It tried nothing."
+        return outcome, reason
+
+    async def _end_of(self, check: Check, lab: Lab, probes: Probes) -> tuple[Outcome, str]:
+        where = "its beginning"
         try:
             async with asyncio.timeout(self._settings.check_timeout_s):
                 await check.run(lab, probes)
         except Skipped as skipped:
-            # What was found before counts all the same.
-            return (Outcome.FAILED, "") if probes.findings else (Outcome.SKIPPED, str(skipped))
+            return Outcome.SKIPPED, str(skipped)
         except Unclear as unclear:
             return Outcome.ERROR, str(unclear)
         except TimeoutError:
-            limit_s = self._settings.check_timeout_s
-            return (
-                Outcome.ERROR,
-                f"It did not end within {limit_s:.0f} s; it was at: {probes.last_step or 'its beginning'}.",
-            )
+            told = f"It did not end within {self._settings.check_timeout_s:.0f} s"
+            return Outcome.ERROR, f"{told}; it was at: {probes.last_step or where}."
         except (NoAnswer, OSError) as error:
-            return Outcome.ERROR, f"The edge did not answer at: {probes.last_step or 'its beginning'} ({error})."
+            return Outcome.ERROR, f"The edge did not answer at: {probes.last_step or where} ({error})."
         except Exception as error:
             # An answer of a shape that no check reckons with must not take the others' results along.
-            return (
-                Outcome.ERROR,
-                f"The check itself broke down at: {probes.last_step} ({type(error).__name__}: {error}).",
-            )
-        if probes.findings:
-            return Outcome.FAILED, ""
-        if not probes.tried:
-            return Outcome.ERROR, "It tried nothing."
+            told = f"{type(error).__name__}: {error}"
+            return Outcome.ERROR, f"The check itself broke down at: {probes.last_step or where} ({told})."
         return Outcome.PASSED, ""
 
     async def _clean_up(self, lab: Lab) -> None:

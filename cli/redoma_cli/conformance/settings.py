@@ -21,6 +21,8 @@ class Settings:
         public_prefix_tokens: Tokens at the head of every prompt that are declared to be shared by all tenants.
         max_stream_s: The longest stream that the deployment promises; None leaves that test out.
         replicas: Model processes that answer. With several the journal of one does not hold all calls.
+        answer_s: How long a short answer may take, its waiting included.
+        freed_s: How long it may take until nothing is left of a reader who went away.
         keep: Leaves the throw-away tenants for a look at them.
     """
 
@@ -37,4 +39,6 @@ class Settings:
     public_prefix_tokens: int = 0
     max_stream_s: float | None = None
     replicas: int = 1
+    answer_s: float = 120.0
+    freed_s: float = 5.0
     keep: bool = False

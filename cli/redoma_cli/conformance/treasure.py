@@ -19,7 +19,7 @@ from redoma_cli.conformance.prompts import marker
 from redoma_cli.conformance.speech import GrpcSpeech
 
 CONVERSATIONS = 3
-ANSWER_TOKENS, ANSWER_S = 8, 120.0
+ANSWER_TOKENS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ async def bury(lab: Lab, probes: Probes) -> Treasure:
     for number in range(CONVERSATIONS - 1):
         await _conversation(tenant, f"{word} {number}")
     speech = GrpcSpeech(tenant.caller, f"Remember {word}.", ANSWER_TOKENS, model=lab.settings.model).start()
-    if not await speech.ended(ANSWER_S) or not speech.heard.done:
+    if not await speech.ended(lab.settings.answer_s) or not speech.heard.done:
         await speech.drop()
         raise Unclear(f"A message was not answered: {speech.heard.label}.")
     whole = await tenant.caller.must(ListConversationsRequest(parent="tenants/-"), ListConversationsResponse)

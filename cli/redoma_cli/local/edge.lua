@@ -18,12 +18,14 @@ local PASSED_ON = {
   ["transfer-encoding"] = true, connection = true, te = true, host = true, expect = true, accept = true, origin = true,
   ["x-grpc-web"] = true, ["x-user-agent"] = true, ["x-request-id"] = true, traceparent = true, tracestate = true,
   ["grpc-timeout"] = true, ["grpc-encoding"] = true, ["grpc-accept-encoding"] = true,
-  -- Set by Envoy itself, which finds no route without it.
-  ["x-forwarded-proto"] = true,
+  -- Set by Envoy itself: it finds no route without the one, and ends the other with the address it saw.
+  ["x-forwarded-proto"] = true, ["x-forwarded-for"] = true,
 }
 -- They stop at the tenant service.
 local CREDENTIALS = { authorization = true, ["x-api-key"] = true }
 local LONGEST_HEADER, LONGEST_PATH = 512, 2048
+-- An API key, or what is left of one; the part that may be shown is caught.
+local KEY = "(rdm_%w?%w?%w?%w?%w?%w?%w?%w?)[%w_-]*"
 local GRPC_TIMEOUT = "^%d%d?%d?%d?%d?%d?%d?%d?[HMSmun]$"
 
 local TYPES = {
@@ -106,8 +108,17 @@ local function is_passed_on(name, value, grpc)
   return grpc or name ~= "grpc-timeout" or string.find(value, GRPC_TIMEOUT) ~= nil
 end
 
+-- What is logged of a request: no query, and no key that a client put where none belongs.
+local function note_harmless(handle, headers)
+  local path = string.gsub(string.match(headers:get(":path"), "^[^?]*"), KEY, "%1...")
+  handle:streamInfo():dynamicMetadata():set("redoma", "path", path)
+  local id = headers:get("x-request-id")
+  if id and string.find(id, "rdm_", 1, true) then headers:replace("x-request-id", (string.gsub(id, KEY, "key"))) end
+end
+
 function envoy_on_request(handle)
   local headers = handle:headers()
+  note_harmless(handle, headers)
   local grpc = string.find(headers:get("content-type") or "", "^application/grpc") ~= nil
   local stopped = {}
   for name, value in pairs(headers) do

@@ -369,7 +369,8 @@ def _access_log() -> Config:
                     "client": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
                     "protocol": "%PROTOCOL%",
                     "verb": "%REQ(X-ENVOY-ORIGINAL-METHOD?:METHOD)%",
-                    "path": "%PATH(NQ:ORIG_OR_PATH)%",
+                    # As edge.lua cleans it; null where a request was refused before that.
+                    "path": "%DYNAMIC_METADATA(redoma:path)%",
                     "status": "%RESPONSE_CODE%",
                     "grpc_status": "%GRPC_STATUS%",
                     "details": "%RESPONSE_CODE_DETAILS%",

@@ -242,6 +242,7 @@ def _own_settings(
             "signing_key_file": str(authority.signing_key),
             "bootstrap_admin_key_hash_file": str(hash_file),
             "chat": {"target": f"{LOOPBACK}:{ports['chat']}", "server_name": server_name("chat")},
+            "models": [{"target": f"{LOOPBACK}:{ports['model']}", "server_name": server_name("model")}],
         }
     return {
         **database,
@@ -258,12 +259,25 @@ def _url_path(path: Path) -> str:
 
 
 def render_toml(table: Table) -> str:
-    """Gives a TOML document of plain values, lists of strings and one level of tables."""
-    lines = [f"{name} = {_toml_value(value)}" for name, value in table.items() if not isinstance(value, Mapping)]
-    for name, value in table.items():
-        if isinstance(value, Mapping):
-            lines += ["", f"[{name}]", *(f"{key} = {_toml_value(item)}" for key, item in value.items())]
-    return "\n".join(lines) + "\n"
+    """Gives a TOML document of plain values, lists of strings, and one level of tables and of lists of tables."""
+    plain = [f"{name} = {_toml_value(value)}" for name, value in table.items() if not _tables(value)]
+    inner = [
+        line
+        for name, value in table.items()
+        for one in _tables(value)
+        for line in (
+            "",
+            f"[{name}]" if isinstance(value, Mapping) else f"[[{name}]]",
+            *(f"{key} = {_toml_value(item)}" for key, item in one.items()),
+        )
+    ]
+    return "\n".join([*plain, *inner]) + "\n"
+
+
+def _tables(value: object) -> list[Mapping[str, object]]:
+    """Gives the tables that a value is or lists; none for a plain one."""
+    values = value if isinstance(value, list) else [value]
+    return [one for one in values if isinstance(one, Mapping)]
 
 
 def _toml_value(value: object) -> str:

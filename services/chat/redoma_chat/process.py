@@ -5,20 +5,27 @@ import sys
 import structlog
 
 from redoma_chat.key_provider import KeyProviderUnusable
-from redoma_chat.server import ChatServer
+from redoma_chat.server import SCHEMA, ChatServer
 from redoma_chat.settings import ChatSettings
-from redoma_kit.database import SchemaNotReady
+from redoma_kit.database import SchemaNotReady, roles_script
 from redoma_kit.errors import StorageUnavailable
 from redoma_kit.logs import configure_logs
 from redoma_kit.polling import SWITCH_INTERVAL_S, run_service
 from redoma_kit.server import AddressInUse
 from redoma_kit.settings import settings_from_command_line
 
+PRINTS = {
+    "--print-database-roles": (
+        "print the SQL that prepares PostgreSQL for a login that may not make roles",
+        lambda settings: roles_script(settings.database_url, SCHEMA),
+    )
+}
+
 
 def run() -> None:
     """Runs until SIGTERM or SIGINT; exits with 1 and one sentence when it can't start."""
     settings = settings_from_command_line(
-        ChatSettings, "redoma-chat", "Conversations and the OpenAI façade in front of a private model."
+        ChatSettings, "redoma-chat", "Conversations and the OpenAI façade in front of a private model.", prints=PRINTS
     )
     # What the database's threads bring is not to wait long for the event loop.
     sys.setswitchinterval(SWITCH_INTERVAL_S)

@@ -6,7 +6,9 @@ A value given in the environment wins over the file. `--print-config` shows what
 import argparse
 import json
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
@@ -153,10 +155,17 @@ def describe_settings(settings_type: type[ServiceSettings]) -> str:
     return "\n".join(lines)
 
 
-def settings_from_command_line(settings_type: type[S], prog: str, summary: str, argv: list[str] | None = None) -> S:
+def settings_from_command_line(
+    settings_type: type[S],
+    prog: str,
+    summary: str,
+    argv: list[str] | None = None,
+    prints: Mapping[str, tuple[str, Callable[[S], str]]] = MappingProxyType({}),
+) -> S:
     """Reads `--config FILE`, `--print-config` and `--help`, and returns the settings in force.
 
-    Exits with status 0 after `--print-config`, with status 2 and the reasons when settings are wrong.
+    `prints` are more things to print of the settings: option, its help, and what gives the text. Exits with status 0
+    after printing, with status 2 and the reasons when settings are wrong.
     """
     parser = argparse.ArgumentParser(
         prog=prog,
@@ -167,6 +176,8 @@ def settings_from_command_line(settings_type: type[S], prog: str, summary: str, 
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file with settings")
     parser.add_argument("--print-config", action="store_true", help="print the settings in force as JSON and exit")
+    for option, (meaning, _) in prints.items():
+        parser.add_argument(option, action="store_true", help=f"{meaning} and exit")
     arguments = parser.parse_args(argv)
     try:
         settings = load_settings(settings_type, arguments.config)
@@ -175,4 +186,8 @@ def settings_from_command_line(settings_type: type[S], prog: str, summary: str, 
     if arguments.print_config:
         sys.stdout.write(json.dumps(settings.model_dump(mode="json"), indent=2) + "\n")
         raise SystemExit(0)
+    for option, (_, text_of) in prints.items():
+        if getattr(arguments, option.removeprefix("--").replace("-", "_")):
+            sys.stdout.write(text_of(settings))
+            raise SystemExit(0)
     return settings

@@ -9,13 +9,11 @@ from typing import Protocol
 from redoma_kit.api_key import digest_of, new_key, prefix_of
 from redoma_kit.errors import InvalidField, ResourceNotFound
 from redoma_kit.pages import page_position, page_size, page_token
-from redoma_tenant.api_key import CONVERSATIONS, GENERATE, ApiKey, ApiKeyPosition, ApiKeySettings, ApiKeyState
+from redoma_tenant.api_key import ApiKey, ApiKeyPosition, ApiKeySettings
 from redoma_tenant.errors import StateConflict
 from redoma_tenant.etags import check_etag
 from redoma_tenant.names import api_key_name
 from redoma_tenant.pages import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, Page
-
-__all__ = ["CONVERSATIONS", "GENERATE", "ApiKey", "ApiKeyPosition", "ApiKeySettings", "ApiKeyState", "ApiKeys"]
 
 MAX_OVERLAP = timedelta(days=30)
 REVOKED = "CREDENTIAL_REVOKED"

@@ -6,7 +6,7 @@ from redoma_kit.api_key import digest_of
 from redoma_kit.errors import CredentialInvalid
 from redoma_tenant.caller import Caller, Verdict
 from redoma_tenant.credential_cache import CredentialCache
-from redoma_tenant.key_sign_in import KeySignIn
+from redoma_tenant.key_sign_in import UNKNOWN_KEY, KeySignIn
 from redoma_tenant.oidc.tokens import has_token_form
 
 
@@ -56,7 +56,9 @@ class Authenticator:
     async def _verdict(self, credential: str) -> Verdict:
         digest = digest_of(credential)
         if self._keys.is_bootstrap(digest):
-            return await self._keys.bootstrap()
+            verdict = await self._keys.bootstrap()
+            # Whoever keeps an operator's key where the first one lay has the hash of that here.
+            return verdict if verdict.caller else await self._looked_up(credential, digest, verdict)
         is_fresh = self._changes.is_fresh
         known = self._cache.get(digest) if is_fresh else None
         if known is not None:
@@ -67,3 +69,7 @@ class Authenticator:
         if is_fresh:
             self._cache.put(digest, verdict, generation)
         return verdict
+
+    async def _looked_up(self, credential: str, digest: str, otherwise: Verdict) -> Verdict:
+        verdict = await self._keys.verdict(credential, digest)
+        return otherwise if verdict is UNKNOWN_KEY else verdict

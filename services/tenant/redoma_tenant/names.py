@@ -113,7 +113,7 @@ def parse_quota_name(field: str, name: str, caller: Identity) -> str:
         InvalidField: `name` is of another form, or the caller has no tenant.
         TenantMismatch: It is of a tenant that the caller may not act for.
     """
-    parent, separator, rest = name.partition("/quota")
+    parent, separator, rest = name.rpartition("/quota")
     if not separator or rest:
         raise InvalidField(field, "must have the form tenants/{tenant}/quota.")
     return parse_parent(field, parent, caller)

@@ -2,16 +2,22 @@
 
 import sys
 
-from redoma_kit.database import SchemaNotReady
+from redoma_kit.database import SchemaNotReady, roles_script
 from redoma_kit.logs import configure_logs
 from redoma_kit.polling import run_service
 from redoma_kit.server import AddressInUse
 from redoma_kit.settings import settings_from_command_line
 from redoma_tenant.errors import CannotStart
-from redoma_tenant.server import SERVICE, TenantServer
+from redoma_tenant.server import SCHEMA, SERVICE, TenantServer
 from redoma_tenant.settings import TenantSettings
 
 PROG = "redoma-tenant"
+PRINTS = {
+    "--print-database-roles": (
+        "print the SQL that prepares PostgreSQL for a login that may not make roles",
+        lambda settings: roles_script(settings.database_url, SCHEMA),
+    )
+}
 
 
 async def serve(settings: TenantSettings) -> None:
@@ -31,7 +37,7 @@ async def serve(settings: TenantSettings) -> None:
 def run() -> None:
     """Runs the service; exits with status 1 and one sentence if it can't start."""
     settings = settings_from_command_line(
-        TenantSettings, PROG, "Keeps tenants and API keys, and lets callers in at the edge."
+        TenantSettings, PROG, "Keeps tenants and API keys, and lets callers in at the edge.", prints=PRINTS
     )
     try:
         run_service(serve(settings))

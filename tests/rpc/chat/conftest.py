@@ -5,7 +5,7 @@ import base64
 import io
 import json
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,14 @@ from redoma.chat.v1 import conversation_pb2, message_pb2
 from redoma.chat.v1.conversation_pb2_grpc import ConversationServiceStub
 from redoma.chat.v1.message_pb2_grpc import ChatServiceStub
 from redoma.chat.v1.openai_pb2_grpc import OpenAIServiceStub
-from redoma_chat.server import ChatServer
+from redoma_chat.server import MIGRATIONS, SCHEMA, ChatServer
 from redoma_chat.settings import ChatSettings, KeyProviderSettings
 from redoma_kit.channel import open_channel
 from redoma_kit.errors import Failure, failure_from_status
 from redoma_kit.settings import UpstreamSettings
 from tests.fakes.meter_service import FakeMeter
 from tests.fakes.model_service import FakeModel, FakeModelServer, FakeTenant, FakeTenantServer
+from tests.fakes.postgres import PostgresServer
 
 CALL_TIMEOUT_S = 30.0
 AUDIENCE = ("chat", "model", "tenant")
@@ -228,14 +229,17 @@ async def tenant(pki: Any) -> AsyncIterator[FakeTenantServer]:
 
 
 @pytest.fixture
-def chat_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty database: SQLite, or what `@pytest.mark.parametrize("chat_database_url", BACKENDS,
+def chat_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of a database without rows: SQLite, or what `@pytest.mark.parametrize("chat_database_url", BACKENDS,
     indirect=True)` of a test or module says.
     """
     if getattr(request, "param", "sqlite") == "sqlite":
-        return f"sqlite+aiosqlite:///{tmp_path}/chat.db"
-    url: str = request.getfixturevalue("postgres_url")
-    return url
+        yield f"sqlite+aiosqlite:///{tmp_path}/chat.db"
+        return
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    name = server.create_migrated(SCHEMA, MIGRATIONS)
+    yield server.url(name)
+    server.drop_database(name)
 
 
 @pytest.fixture

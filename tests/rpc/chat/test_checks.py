@@ -5,7 +5,7 @@ import asyncio
 import grpc
 import pytest
 
-from redoma.chat.v1 import message_pb2
+from redoma.chat.v1 import conversation_pb2, message_pb2
 from redoma.common.v1 import usage_pb2
 from redoma.tenant.v1 import tenant_pb2
 from tests.fakes.model_service import CONTEXT_TOKENS, Finish, Say, WaitFor
@@ -165,6 +165,8 @@ async def test_checks_hold_for_the_openai_facade(world: World) -> None:
 async def test_tenant_service_down_fails_closed(world: World) -> None:
     caller = world.caller()
     name = await caller.create()
+    await world.restart_chat()
+    caller = world.caller()
     await world.tenant.stop()
     failure = (await caller.send(name, "hi")).failure
     assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "STORAGE_UNAVAILABLE")
@@ -188,4 +190,5 @@ async def test_fresh_checks_are_used_without_asking_again_and_per_tenant(world: 
     assert (await caller.send(name, "hi")).error is None
     assert len(world.tenant.tenant.asked) == 1
     # What is known of one tenant says nothing of another.
-    assert (await other.send(await other.create(), "hi")).failure.reason == "STORAGE_UNAVAILABLE"
+    creation = conversation_pb2.CreateConversationRequest(parent="tenants/-")
+    assert (await refused(other.conversations.CreateConversation(creation))).reason == "STORAGE_UNAVAILABLE"

@@ -12,7 +12,15 @@ from redoma.tenant.v1 import api_key_pb2, user_pb2
 from redoma.tenant.v1.api_key_pb2 import ApiKey
 from redoma.tenant.v1.quota_pb2 import Limits
 from tests.rpc.tenant.changes import changes_of
-from tests.rpc.tenant.tenant_site import API_KEYS, USERS, TenantSite, failure_of_call, failure_or_none
+from tests.rpc.tenant.tenant_site import (
+    API_KEYS,
+    USERS,
+    TenantSite,
+    claims_in,
+    failure_of_call,
+    failure_or_none,
+    refusal_reason,
+)
 
 CREATE, LIST, UPDATE, ROTATE, REVOKE = (
     f"{API_KEYS}{name}ApiKey{'s' if name == 'List' else ''}"
@@ -316,6 +324,13 @@ async def test_operators_who_revoke_each_other_leave_one(acme_on_each: TenantSit
     assert sorted(failure.reason if failure else "" for failure in done) == ["", "", "", "STATE_CONFLICT"]
 
 
-async def test_the_first_operators_key_is_noted_for_who_knows_the_bootstrap_key(acme_on_each: TenantSite) -> None:
-    await create_operators(acme_on_each)
-    assert await changes_of(acme_on_each) == [("", "platform/bootstrap", "")]
+async def test_an_operators_key_whose_hash_lies_where_the_bootstrap_keys_did_still_works(site: TenantSite) -> None:
+    made = await create(site, "platform")
+    await site.stop()
+    former, site.bootstrap_key = site.bootstrap_key, made.secret
+    await site.start()
+    assert claims_in(await site.check(made.secret, LIST))["sub"] == made.api_key.name
+    assert refusal_reason(await site.check(former, LIST)) == "CREDENTIAL_INVALID"
+    await create(site, "platform")
+    await revoke(site, made.api_key.name)
+    assert refusal_reason(await site.check(made.secret, LIST)) == "CREDENTIAL_REVOKED"

@@ -200,7 +200,8 @@ async def test_rest_refusals_have_openais_shape(site: TenantSite, key: str) -> N
 async def test_grpc_refusals_carry_the_error_info(site: TenantSite, content_type: str) -> None:
     response = await site.check(None, headers={"content-type": content_type})
     assert refusal_reason(response) == "CREDENTIAL_INVALID"
-    assert set(headers_of(response)) == {"grpc-status-details-bin"}
+    assert set(headers_of(response)) == {"grpc-status", "grpc-status-details-bin"}
+    assert headers_of(response)["grpc-status"] == "16"
 
 
 async def test_a_key_without_the_scope_is_told_which(site: TenantSite, key: str) -> None:

@@ -5,11 +5,12 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from redoma.tenant.v1 import api_key_pb2, tenant_pb2
+from redoma.tenant.v1 import api_key_pb2, tenant_pb2, user_pb2
 from tests.rpc.tenant.tenant_site import (
     API_KEYS,
     SEND,
     TENANTS,
+    USERS,
     TenantSite,
     failure_of_call,
     identity_in,
@@ -25,6 +26,18 @@ ADMINISTRATIVE = [
     (f"{API_KEYS}CreateApiKey", api_key_pb2.CreateApiKeyRequest(parent="tenants/acme")),
     (f"{API_KEYS}ListApiKeys", api_key_pb2.ListApiKeysRequest(parent="tenants/acme")),
     (f"{API_KEYS}RevokeApiKey", api_key_pb2.RevokeApiKeyRequest(name="tenants/acme/apiKeys/0123456789abcdef")),
+    (f"{TENANTS}DeleteTenant", tenant_pb2.DeleteTenantRequest(name="tenants/acme")),
+    (f"{TENANTS}UndeleteTenant", tenant_pb2.UndeleteTenantRequest(name="tenants/acme")),
+    (f"{API_KEYS}UpdateApiKey", api_key_pb2.UpdateApiKeyRequest()),
+    (f"{API_KEYS}RotateApiKey", api_key_pb2.RotateApiKeyRequest(name="tenants/acme/apiKeys/0123456789abcdef")),
+    (f"{USERS}CreateUser", user_pb2.CreateUserRequest(parent="tenants/acme")),
+    (f"{USERS}GetUser", user_pb2.GetUserRequest(name=f"tenants/acme/users/{'0' * 32}")),
+    (f"{USERS}ListUsers", user_pb2.ListUsersRequest(parent="tenants/acme")),
+    (f"{USERS}UpdateUser", user_pb2.UpdateUserRequest()),
+    (f"{USERS}DeleteUser", user_pb2.DeleteUserRequest(name=f"tenants/acme/users/{'0' * 32}")),
+    (f"{USERS}CreateIdentityProvider", user_pb2.CreateIdentityProviderRequest()),
+    (f"{USERS}ListIdentityProviders", user_pb2.ListIdentityProvidersRequest()),
+    (f"{USERS}DeleteIdentityProvider", user_pb2.DeleteIdentityProviderRequest()),
 ]
 METHODS = [method for method, _ in ADMINISTRATIVE]
 OPERATORS_ONLY = [pair for pair in ADMINISTRATIVE if pair[0].startswith(TENANTS) and not pair[0].endswith("GetTenant")]

@@ -47,6 +47,7 @@ KEY = "0123456789abcdef"
 BEGIN = datetime(2030, 12, 31, 23, 58, tzinfo=UTC)
 KEY_LIMITS = Limits(tokens_per_day=2_500)
 PRICES = {"m": Price(300, 30, 1_100), "dear": Price(900, 900, 2_000), "*": Price(7, 1, 3)}
+DAY_S = 86_400
 UNITS = ("input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens")
 LOG = structlog.wrap_logger(structlog.ReturnLogger())
 
@@ -190,7 +191,9 @@ class World:
             call.is_forgotten = call.has_ended = True
 
     async def wait(self, seconds: float) -> None:
-        """Time passes."""
+        """Time passes. In a day nothing runs on, and no model process is away for so long."""
+        if seconds > DAY_S:
+            await self.end()
         self.now += timedelta(seconds=seconds)
 
     async def reconcile(self, is_reachable: bool) -> None:
@@ -220,11 +223,8 @@ class World:
         """Counters hold what open calls hold."""
         async with self.database.transaction(PLATFORM) as session:
             columns = RESERVATIONS.c
-            held = (
-                await session.execute(
-                    select(func.coalesce(func.sum(columns.held_tokens), 0), func.count()).where(columns.state == "OPEN")
-                )
-            ).one()
+            is_open = func.count().filter(columns.state == "OPEN")
+            held = (await session.execute(select(func.coalesce(func.sum(columns.held_tokens), 0), is_open))).one()
             counters = (
                 await session.execute(select(QUOTA_COUNTERS).where(QUOTA_COUNTERS.c.api_key_id == ""))
             ).one_or_none()

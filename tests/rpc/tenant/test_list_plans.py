@@ -9,7 +9,7 @@ import structlog
 from sqlalchemy import event, text
 
 from redoma_kit.database import PLATFORM, Database
-from redoma_tenant.api_keys import ApiKeyPosition
+from redoma_tenant.api_key import ApiKeyPosition
 from redoma_tenant.server import SCHEMA
 from redoma_tenant.store.api_keys import SqlApiKeyStore
 from redoma_tenant.store.tenants import SqlTenantStore

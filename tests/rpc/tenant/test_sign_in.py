@@ -191,3 +191,15 @@ async def test_no_refusal_holds_the_credential_or_its_digest(
     for key in keys.values():
         for text in (key, key[len("rdm_x7f2k9qa_") :], digest_of(key)):
             assert text not in written
+
+
+async def test_the_log_has_a_line_for_each_refusal_and_none_for_what_the_edge_logs_itself(site: TenantSite) -> None:
+    await site.add_tenant()
+    key = (await site.add_key()).secret
+    before = len(site.log_text.getvalue())
+    identity_in(await site.check(key))
+    assert "Check" not in site.log_text.getvalue()[before:]
+    await site.check(new_key(), headers=calling_from(ELSEWHERE) | {"x-request-id": "r-7"})
+    written = site.log_text.getvalue()[before:]
+    assert '"reason": "CREDENTIAL_INVALID"' in written
+    assert ELSEWHERE in written and "r-7" in written

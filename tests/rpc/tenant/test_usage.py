@@ -225,7 +225,8 @@ async def test_pages_go_on_with_the_times_of_the_first(accountant: Accountant) -
 async def test_a_tenant_reads_its_own_alone(accountant: Accountant) -> None:
     reader = {"tenant": "acme", "scope": "tenant.read"}
     total = usage_pb2.GRANULARITY_TOTAL
-    (row,) = await accountant.query(selection("tenants/-", TENANT, granularity=total), **reader)
+    own = selection("tenants/-", TENANT, granularity=total)
+    (row,) = await accountant.query(own, tenant="acme", scope="tenant.read")
     assert row.tenant == "tenants/acme"
     for method, request in (
         ("QueryUsage", usage_pb2.QueryUsageRequest(selection=selection("tenants/globex"))),

@@ -13,7 +13,9 @@ from redoma.common.v1.error_reason_pb2 import ErrorReason
 from redoma.tenant.v1.api_key_pb2 import ApiKey
 from redoma.tenant.v1.tenant_pb2 import ListTenantsRequest
 from redoma_cli.client import EdgeClient
-from redoma_cli.commands.key import key_id, key_resource, parse_duration
+from redoma_cli.commands.durations import parse_duration
+from redoma_cli.commands.key import key_resource
+from redoma_cli.commands.keys import key_id
 from redoma_cli.commands.site import short_duration
 from redoma_cli.errors import MENDS_BY_REASON, CliError, error_from_os
 

@@ -423,6 +423,17 @@ def test_access_log_holds_no_query_and_no_credential(edge: Edge) -> None:
     assert "word" not in edge.log.read_text() and "good" not in edge.log.read_text()
 
 
+def test_access_log_holds_no_key_that_a_client_put_in_a_wrong_place(edge: Edge) -> None:
+    key = "rdm_abcdefgh_" + "s" * 43
+    await_ready(edge)
+    for path in (f"/v1/models/{key}", f"/{key}", f"/v1/models/x?{key}"):
+        ask(edge, "GET", path, {**GOOD, "x-request-id": key})
+    edge.envoy.send(signal.SIGTERM)
+    assert edge.envoy.ended(GENEROUS_S)
+    assert "/v1/models/rdm_abcdefgh..." in edge.log.read_text()
+    assert key[13:] not in edge.log.read_text()
+
+
 def reason_of(error: grpc.RpcError) -> tuple[str, dict[str, str], float | None]:
     """Gives reason, metadata and retry delay of a status that the edge itself made."""
     assert isinstance(error, grpc.Call)

@@ -8,6 +8,7 @@ import pytest
 import structlog
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
 from structlog.testing import capture_logs
 
 from redoma_kit.database import PLATFORM, Database
@@ -125,4 +126,32 @@ async def test_many_writers_take_turns(tmp_path: Path, monkeypatch: pytest.Monke
     await asyncio.gather(*map(write, range(64)))
     async with database.transaction(PLATFORM) as session:
         assert (await session.execute(text("select count(*) from t"))).scalar_one() == 64
+    await database.close()
+
+
+async def test_what_is_deleted_is_overwritten(tmp_path: Path) -> None:
+    file = tmp_path / "a.db"
+    database = Database(f"sqlite+aiosqlite:///{file}", structlog.get_logger())
+    async with database.transaction(PLATFORM) as session:
+        await session.execute(text("create table t (x text)"))
+        await session.execute(text("insert into t values ('what was said')"))
+    async with database.transaction(PLATFORM) as session:
+        await session.execute(text("delete from t"))
+    await database.close()
+    assert b"what was said" not in file.read_bytes()
+
+
+async def test_work_is_done_once_and_a_failure_of_it_is_its_own(tmp_path: Path) -> None:
+    database = Database(f"sqlite+aiosqlite:///{tmp_path}/a.db", structlog.get_logger())
+
+    async def work(session: AsyncSession) -> int:
+        await session.execute(text("create table t (x integer unique)"))
+        await session.execute(text("insert into t values (1)"))
+        return 7
+
+    assert await database.run(PLATFORM, work) == 7
+    with pytest.raises(IntegrityError):
+        await database.run(PLATFORM, lambda session: session.execute(text("insert into t values (1)")))
+    async with database.transaction(PLATFORM) as session:
+        assert (await session.execute(text("select count(*) from t"))).scalar_one() == 1
     await database.close()

@@ -167,16 +167,18 @@ def test_no_networks_are_no_restriction_and_broken_ones_are_no_hole() -> None:
 @pytest.mark.parametrize(
     ("forwarded_for", "trusted_hops", "source"),
     [
-        ("", 0, "peer"),
+        ("", 0, "192.0.2.7"),
+        ("", 1, ""),
         ("198.51.100.1", 0, "198.51.100.1"),
         # The first is what the client made up.
         ("6.6.6.6, 198.51.100.1", 0, "198.51.100.1"),
         ("6.6.6.6, 198.51.100.1, 10.0.0.1", 1, "198.51.100.1"),
         ("10.0.0.1", 1, "10.0.0.1"),
+        ("rdm_no_address", 0, ""),
     ],
 )
 def test_a_client_cant_make_its_address_up(forwarded_for: str, trusted_hops: int, source: str) -> None:
-    assert source_of(forwarded_for, "peer", trusted_hops) == source
+    assert source_of(forwarded_for, "192.0.2.7", trusted_hops) == source
 
 
 async def test_the_bootstrap_key_ends_with_the_first_operators_key() -> None:

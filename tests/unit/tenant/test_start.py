@@ -144,3 +144,21 @@ def test_print_config_hides_the_databases_password(
     printed = json.loads(capsys.readouterr().out)
     assert printed["database_url"] == "postgresql+asyncpg://redoma:***@db/redoma"
     assert printed["bootstrap_admin_key_hash_file"] is None
+
+
+def test_the_roles_of_postgresql_can_be_printed_for_an_administrator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "tenant.toml"
+    config.write_text(
+        'jwks_file = "j"\nsigning_key_file = "s"\ndatabase_url = "postgresql://redoma:hunter2@db/main"\n'
+        '[tls]\nca_file = "a"\ncert_file = "b"\nkey_file = "c"\n'
+    )
+    monkeypatch.setattr("sys.argv", ["redoma-tenant", "--config", str(config), "--print-database-roles"])
+    with pytest.raises(SystemExit) as raised:
+        run()
+    assert raised.value.code == 0
+    printed = capsys.readouterr().out
+    assert "in the database main" in printed
+    assert "CREATE SCHEMA redoma_tenant AUTHORIZATION redoma_tenant_owner;" in printed
+    assert "hunter2" not in printed

@@ -20,7 +20,7 @@ from redoma_cli.conformance.lab import PREFIX, Lab, LabTenant
 from redoma_cli.conformance.prompts import long_prompt, short_prompt
 from redoma_cli.conformance.speech import GrpcSpeech, Speech
 
-ANSWER_TOKENS, ANSWER_S = 2, 120.0
+ANSWER_TOKENS = 2
 # Until a changed tenant is known everywhere.
 KNOWN_S, POLL_S = 5.0, 0.2
 REFUSED = ("PERMISSION_DENIED", "NOT_FOUND", "FAILED_PRECONDITION", "INVALID_ARGUMENT")
@@ -127,7 +127,7 @@ class AdapterContamination:
 
 async def _heard(lab: Lab, tenant: LabTenant, prompt: str) -> Speech:
     speech = GrpcSpeech(tenant.caller, prompt, ANSWER_TOKENS, model=lab.settings.model).start()
-    if not await speech.ended(ANSWER_S):
+    if not await speech.ended(lab.settings.answer_s):
         await speech.drop()
-        raise Unclear(f"A call was not answered within {ANSWER_S:.0f} s.")
+        raise Unclear(f"A call was not answered within {lab.settings.answer_s:.0f} s.")
     return speech

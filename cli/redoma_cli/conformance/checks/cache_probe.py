@@ -10,7 +10,6 @@ from redoma_cli.conformance.speech import GrpcSpeech, Speech, SseSpeech
 
 ROUNDS, QUICK_ROUNDS = 3, 1
 ANSWER_TOKENS = 2
-ANSWER_S = 120.0
 # Time tells something only where computing takes this many times as long as reusing.
 CLEAR = 3.0
 
@@ -83,7 +82,7 @@ class CacheProbe:
 
 async def _ask(lab: Lab, tenant: LabTenant, prompt: str, kind: type[Speech]) -> Speech:
     speech = kind(tenant.caller, prompt, ANSWER_TOKENS, model=lab.settings.model).start()
-    if not await speech.ended(ANSWER_S) or not speech.heard.done:
+    if not await speech.ended(lab.settings.answer_s) or not speech.heard.done:
         await speech.drop()
         raise Unclear(f"A prompt of some 1,000 tokens was not answered: {speech.heard.label}.")
     return speech

@@ -10,7 +10,6 @@ from redoma_cli.conformance.speech import GrpcSpeech, Speech, SseSpeech
 
 STREAMS, QUICK_STREAMS = 12, 6
 MOST_PIECES = 8
-FIRST_PIECE_S = 120.0
 
 
 class DropAndCharge:
@@ -31,7 +30,7 @@ class DropAndCharge:
         speeches = [
             kind(tenant.caller, short_prompt(lab.rng), 0, endless=True, model=lab.settings.model) for kind in kinds
         ]
-        await asyncio.gather(*(self._drop(speech, lab.rng.randint(1, MOST_PIECES)) for speech in speeches))
+        await asyncio.gather(*(self._drop(lab, speech) for speech in speeches))
         flowed = [speech for speech in speeches if speech.heard.pieces]
         if not flowed:
             raise Unclear(f"No stream came to its first token: {speeches[0].heard.label}.")
@@ -53,6 +52,6 @@ class DropAndCharge:
         )
         compare(books, probes, lab.settings.replicas)
 
-    async def _drop(self, speech: Speech, pieces: int) -> None:
-        await speech.start().flows(pieces, FIRST_PIECE_S)
+    async def _drop(self, lab: Lab, speech: Speech) -> None:
+        await speech.start().flows(lab.rng.randint(1, MOST_PIECES), lab.settings.answer_s)
         await speech.drop()

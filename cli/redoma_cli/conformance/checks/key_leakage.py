@@ -151,8 +151,8 @@ def in_bad_requests(key: str) -> Iterator[Misplaced]:
         "a key as the whole body": key,
         "a key as JSON text": f'"{key}"',
         "a key as messages": f'{{"messages": "{key}"}}',
-        "a key as role": f'{{"messages": [{{"role": "{key}", "content": "x"}}]}}',
-        "a key as number": f'{{"messages": [{{"role": "user", "content": "x"}}], "temperature": "{key}"}}',
+        "a key as role": f'{{"messages": [{{"role": "{key}", "content": "x"}}], "max_tokens": 1}}',
+        "a key as number": f'{{"messages": [{{"role": "user", "content": "x"}}], "max_tokens": "{key}"}}',
         "a key twice": f'{{"api_key": "{key}", "api_key": "{key}"}}',
     }
     for name, body in bodies.items():

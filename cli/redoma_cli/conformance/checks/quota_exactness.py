@@ -19,7 +19,6 @@ from redoma_cli.conformance.speech import GrpcSpeech, Speech, SseSpeech, drop_al
 
 STREAMS, COVERED = 50, 20
 ANSWER_TOKENS = 16
-ANSWER_S = 180.0
 PLENTY = 10_000_000
 LIMIT = "tokens_per_month"
 QUOTA_FAILURE = "google.rpc.QuotaFailure"
@@ -53,10 +52,10 @@ class QuotaExactness:
             for number in range(STREAMS)
         ]
         try:
-            async with asyncio.timeout(ANSWER_S):
-                await asyncio.gather(*(speech.start().ended(ANSWER_S) for speech in speeches))
+            async with asyncio.timeout(lab.settings.answer_s):
+                await asyncio.gather(*(speech.start().ended(lab.settings.answer_s) for speech in speeches))
         except TimeoutError:
-            raise Unclear(f"Not all of {STREAMS} streams ended within {ANSWER_S:.0f} s.") from None
+            raise Unclear(f"Not all of {STREAMS} streams ended within {lab.settings.answer_s:.0f} s.") from None
         finally:
             await drop_all(speeches)
         self._look_at_refusals(probes, speeches)
@@ -68,7 +67,7 @@ class QuotaExactness:
         costs = []
         for kind in (GrpcSpeech, SseSpeech):
             speech = kind(tenant.caller, prompt, ANSWER_TOKENS, model=lab.settings.model).start()
-            if not await speech.ended(ANSWER_S) or not speech.heard.done:
+            if not await speech.ended(lab.settings.answer_s) or not speech.heard.done:
                 await speech.drop()
                 raise Unclear(f"A call without a limit was not answered: {speech.heard.label}.")
             costs.append(speech.heard.input_tokens + ANSWER_TOKENS)

@@ -20,7 +20,6 @@ from redoma_cli.conformance.lab import Lab, LabTenant
 from redoma_cli.conformance.prompts import short_prompt
 from redoma_cli.conformance.speech import GrpcSpeech, Speech, SseSpeech
 
-BEGIN_S = 120.0
 POLL_S = 0.05
 # After the promised time, each on a connection of its own, so that each replica of the gate is likely asked.
 LATER_CALLS = 8
@@ -186,7 +185,7 @@ class _Persistent:
         """
         self._task = asyncio.create_task(self._keep_up())
         try:
-            async with asyncio.timeout(BEGIN_S):
+            async with asyncio.timeout(self._lab.settings.answer_s):
                 await self._begun.wait()
         except TimeoutError:
             raise Unclear(f"A {self.transport} stream did not begin: {self.label}.") from None
@@ -220,7 +219,7 @@ class _Persistent:
             )
             self._speech = speech.start()
             try:
-                while await speech.flows(speech.heard.pieces + 1, BEGIN_S):
+                while await speech.flows(speech.heard.pieces + 1, self._lab.settings.answer_s):
                     self.last_text_at = speech.heard.last_at
                     self._begun.set()
             finally:

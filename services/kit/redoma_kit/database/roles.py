@@ -11,7 +11,7 @@ The service logs in as a role that may switch to these four and inherits nothing
 from collections.abc import Sequence
 
 import structlog
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, make_url, text
 from sqlalchemy.exc import ProgrammingError
 
 from redoma_kit.database.scope import Role
@@ -55,9 +55,18 @@ def roles_statements(schema: str, login: str) -> list[str]:
     roles = role_names(schema)
     return [
         *(f"CREATE ROLE {role} NOLOGIN" for role in roles),
-        f'GRANT {", ".join(roles)} TO "{login}" WITH INHERIT FALSE, SET TRUE',
+        _grant(roles, login),
         f"CREATE SCHEMA {schema} AUTHORIZATION {owner_name(schema)}",
     ]
+
+
+def roles_script(url: str, schema: str) -> str:
+    """Gives that SQL as a script, for the login that a database's URL names."""
+    address = make_url(url)
+    if address.get_backend_name() != "postgresql":
+        return "-- SQLite has no roles.\n"
+    statements = "".join(f"{statement};\n" for statement in roles_statements(schema, address.username or "redoma"))
+    return f"-- Run by an administrator in the database {address.database}.\n{statements}"
 
 
 def prepare(connection: Connection, schema: str, log: structlog.stdlib.BoundLogger) -> None:
@@ -79,12 +88,17 @@ def prepare(connection: Connection, schema: str, log: structlog.stdlib.BoundLogg
     connection.exec_driver_sql(f"SET LOCAL ROLE {owner_name(schema)}")
 
 
+def _grant(roles: Sequence[str], login: str) -> str:
+    quoted = login.replace('"', '""')
+    return f'GRANT {", ".join(roles)} TO "{quoted}" WITH INHERIT FALSE, SET TRUE'
+
+
 def _missing(schema: str, login: str, made: Sequence[str], held: Sequence[str], schema_owner: str | None) -> list[str]:
     roles = role_names(schema)
     statements = [f"CREATE ROLE {role} NOLOGIN" for role in roles if role not in made]
     not_held = [role for role in roles if role not in held]
     if not_held:
-        statements.append(f'GRANT {", ".join(not_held)} TO "{login}" WITH INHERIT FALSE, SET TRUE')
+        statements.append(_grant(not_held, login))
     if schema_owner is None:
         statements.append(f"CREATE SCHEMA {schema} AUTHORIZATION {owner_name(schema)}")
     elif schema_owner != owner_name(schema):

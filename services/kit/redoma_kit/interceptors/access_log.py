@@ -12,7 +12,7 @@ from redoma_kit.policy import PROBES
 
 
 class AccessLog:
-    """Logs each call when it ends; health probes at debug level, and `quiet` methods where they succeed."""
+    """Logs each call when it ends; health probes at debug level, and of `quiet` methods only failures."""
 
     def __init__(self, log: structlog.stdlib.BoundLogger, quiet: Collection[str] = ()) -> None:
         self._log = log
@@ -30,16 +30,19 @@ class AccessLog:
             code = call.failure.code.name if call.failure else "UNKNOWN"
             raise
         finally:
-            is_quiet = call.method in PROBES or (code == "OK" and call.method in self._quiet)
-            write = self._log.debug if is_quiet else self._log.info
-            write(
-                "call",
-                method=call.method,
-                code=code,
-                reason=call.failure.reason if call.failure else None,
-                duration_s=round(time.monotonic() - call.started_at, 4),
-                messages=call.messages_sent,
-                peer=call.peer,
-                tenant=call.identity.tenant if call.identity else None,
-                principal=call.identity.principal if call.identity else None,
-            )
+            if code != "OK" or call.method not in self._quiet:
+                self._write(call, code)
+
+    def _write(self, call: Call, code: str) -> None:
+        write = self._log.debug if call.method in PROBES else self._log.info
+        write(
+            "call",
+            method=call.method,
+            code=code,
+            reason=call.failure.reason if call.failure else None,
+            duration_s=round(time.monotonic() - call.started_at, 4),
+            messages=call.messages_sent,
+            peer=call.peer,
+            tenant=call.identity.tenant if call.identity else None,
+            principal=call.identity.principal if call.identity else None,
+        )

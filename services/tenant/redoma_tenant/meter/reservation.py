@@ -68,7 +68,7 @@ class Reservation:
 
     @property
     def is_open(self) -> bool:
-        """Whether it holds anything."""
+        """Whether it runs, as far as is known."""
         return self.state is ReservationState.OPEN
 
     @property
@@ -99,8 +99,13 @@ class Reservation:
         return replace(self, counts=counts, held=self._hold(counts, held_input, held_output))
 
     def ended(self, counts: TokenCounts, price: Price, model: str, state: ReservationState) -> "Reservation":
-        """Gives it with its last counts as far as they are known, at the price of what answered. It holds nothing."""
-        return replace(self, counts=self.counts.at_least(counts), price=price, model=model, state=state, held=NO_AMOUNT)
+        """Gives it with its last counts as far as they are known, at the price of what answered.
+
+        Until they are known for sure it holds on to what it may have used beyond them.
+        """
+        is_known = ReservationState.CLOSED in (self.state, state)
+        held = NO_AMOUNT if is_known else self.counted(counts).held
+        return replace(self, counts=self.counts.at_least(counts), price=price, model=model, state=state, held=held)
 
     @property
     def _held_output_tokens(self) -> int:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from redoma.tenant.v1 import api_key_pb2, api_key_pb2_grpc
 from redoma_kit.errors import InvalidField
 from redoma_kit.identity import current_identity
-from redoma_tenant.api_keys import ApiKey, ApiKeys, ApiKeySettings, ApiKeyState
+from redoma_tenant.api_key import ApiKey, ApiKeySettings, ApiKeyState
+from redoma_tenant.api_keys import ApiKeys
 from redoma_tenant.etags import etag_of
 from redoma_tenant.limits import Limits
 from redoma_tenant.names import api_key_name, parse_api_key_name, parse_key_parent, parse_user_name, user_name

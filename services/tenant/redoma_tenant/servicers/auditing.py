@@ -9,7 +9,7 @@ import grpc
 
 from redoma_kit.errors import DomainError, ErrorTable, failure_of
 from redoma_kit.interceptors.pipeline import Call
-from redoma_kit.policy import Policy
+from redoma_kit.policy import EDGE, Policy
 from redoma_tenant.audit.chain import Event
 from redoma_tenant.audit.repeats import Repeats
 from redoma_tenant.audit.trail import AuditTrail
@@ -78,6 +78,11 @@ class Auditing:
             return INTERNAL, False
         return failure.reason, failure.code in DENIED
 
+    def _source(self, call: Call) -> str:
+        """Gives the address that the edge saw, or else the service that calls."""
+        forwarded_for = call.metadata(FORWARDED_FOR) if call.peer in EDGE else ""
+        return source_of(forwarded_for, "", self._trusted_hops) or call.peer
+
     def _event(self, call: Call, result: str) -> Event:
         caller = call.identity
         resource, details = "", {}
@@ -92,7 +97,7 @@ class Auditing:
             actor=caller.principal if caller else "",
             action=call.method,
             resource=resource,
-            source=source_of(call.metadata(FORWARDED_FOR), call.peer, self._trusted_hops),
+            source=self._source(call),
             result=result,
             request_id=call.request_id,
             details=details,

@@ -11,14 +11,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from redoma_kit.database import PLATFORM, Database, Scope
 from redoma_kit.errors import InvalidField
 from redoma_tenant import names
-from redoma_tenant.api_keys import ApiKey, ApiKeyPosition, PrefixTaken
+from redoma_tenant.api_key import ApiKey, ApiKeyPosition
+from redoma_tenant.api_keys import PrefixTaken
 from redoma_tenant.errors import StateConflict
 from redoma_tenant.limits import limits_from_json, limits_to_json
 from redoma_tenant.store.changes import note_change
 from redoma_tenant.store.schema import API_KEYS, USERS, UtcDateTime
 from redoma_tenant.store.tenants import check_tenant
-
-BOOTSTRAP = "platform/bootstrap"
 
 
 class SqlApiKeyStore:
@@ -43,8 +42,6 @@ class SqlApiKeyStore:
                 await _lock_operators(session, api_key.tenant)
                 await _add(session, api_key, digest)
                 await _check_operators(session, api_key.tenant)
-                if not api_key.tenant:
-                    await note_change(session, "", BOOTSTRAP, "", api_key.create_time)
         except IntegrityError:
             raise PrefixTaken() from None
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, RowMapping, Select, func, insert, select
+from sqlalchemy import ColumnElement, RowMapping, Select, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from redoma_kit.database import AUTH, Database, Scope
@@ -13,17 +13,16 @@ from redoma_tenant.key_sign_in import StoredKey
 from redoma_tenant.oidc.claims import TrustedProvider
 from redoma_tenant.oidc.sign_in import StoredUser
 from redoma_tenant.store.schema import API_KEYS, IDENTITY_PROVIDERS, PLANS, TENANTS, USERS
-from redoma_tenant.tenants import DEFAULT_WEIGHT, TenantState
+from redoma_tenant.store.tenants import weight_in_force
+from redoma_tenant.tenants import TenantState
 
-# Of the tenant's own and its plan's weight, the first that is set.
-WEIGHT = func.coalesce(func.nullif(TENANTS.c.weight, 0), func.nullif(PLANS.c.weight, 0), DEFAULT_WEIGHT)
 TENANT_COLUMNS: tuple[ColumnElement[Any], ...] = (
     TENANTS.c.id.label("facts_id"),
     TENANTS.c.state.label("facts_state"),
     TENANTS.c.isolation.label("facts_isolation"),
     TENANTS.c.adapter.label("facts_adapter"),
     TENANTS.c.models.label("facts_models"),
-    WEIGHT.label("facts_weight"),
+    weight_in_force().label("facts_weight"),
 )
 TENANTS_AND_PLANS = TENANTS.outerjoin(PLANS, PLANS.c.id == TENANTS.c.plan_id)
 

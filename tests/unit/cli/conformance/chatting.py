@@ -142,7 +142,7 @@ class OpenAI(Servicer, openai_pb2_grpc.OpenAIServiceServicer):
         began = False
         try:
             prompt = " ".join(message["content"] for message in body["messages"])
-            async for usage in self.world.speak(self.who(context), prompt, body.get("max_tokens", 0), context):
+            async for usage in self.world.speak(self.who(context), prompt, int(body.get("max_tokens", 0)), context):
                 if not began:
                     await context.send_initial_metadata(rates)
                     began = True

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.unit.cli.conformance.double_site import DoubleSite, letting_identities_in, running_double
+from tests.unit.cli.conformance.double_site import DoubleSite, careless, running_double
 
 
 @pytest.fixture(scope="session")
@@ -15,7 +15,7 @@ def double(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DoubleSite]:
 
 
 @pytest.fixture(scope="session")
-def open_double(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DoubleSite]:
-    """A small deployment behind an edge that lets identities in from outside."""
-    with running_double(tmp_path_factory.mktemp("open"), letting_identities_in) as site:
+def careless_double(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DoubleSite]:
+    """A small deployment behind an edge that lets identities in and drops deadlines."""
+    with running_double(tmp_path_factory.mktemp("careless"), careless) as site:
         yield site

@@ -3,6 +3,7 @@
 import base64
 import json
 import secrets
+from typing import Any
 
 import grpc
 import jwt
@@ -48,7 +49,7 @@ class Gate(external_auth_pb2_grpc.AuthorizationServicer):
         self.world = world
 
     async def Check(
-        self, request: external_auth_pb2.CheckRequest, context: grpc.aio.ServicerContext
+        self, request: external_auth_pb2.CheckRequest, context: "grpc.aio.ServicerContext[Any, Any]"
     ) -> external_auth_pb2.CheckResponse:
         http = request.attributes.request.http
         is_grpc = http.headers.get("content-type", "").startswith("application/grpc")
@@ -103,7 +104,7 @@ def admitted(identity: str) -> external_auth_pb2.CheckResponse:
     return response
 
 
-def who_calls(world: World, context: grpc.aio.ServicerContext) -> Who:
+def who_calls(world: World, context: "grpc.aio.ServicerContext[Any, Any]") -> Who:
     """Reads the identity of a call, as services do."""
     token = next((value for key, value in context.invocation_metadata() or () if key == METADATA_KEY), "")
     trusting = world.has(Defect.TRUSTS_INBOUND_IDENTITY)

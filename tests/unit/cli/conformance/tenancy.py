@@ -4,7 +4,7 @@ import base64
 import inspect
 import json
 from collections.abc import AsyncIterator
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 from urllib.parse import quote
 
 import grpc
@@ -29,7 +29,7 @@ from redoma.tenant.v1.tenant_pb2 import Tenant
 from tests.unit.cli.conformance.gate import openai_error, who_calls
 from tests.unit.cli.conformance.world import Defect, Key, Refused, Who, World, absent, denied
 
-Context = grpc.aio.ServicerContext
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 C = TypeVar("C", bound=type)
 
 
@@ -66,6 +66,7 @@ async def abort(context: Context, refused: Refused) -> None:
     """Ends a call with a status, and with OpenAI's error for the edge."""
     failure = refused.failure
     error = quote(openai_error(failure.reason, failure.message), safe=' {}":,[]')
+    trailers: tuple[tuple[str, str | bytes], ...]
     trailers = (*failure.trailing_metadata(), ("redoma-openai-error", error), *refused.headers)
     await context.abort(failure.code, failure.message, trailers)
 

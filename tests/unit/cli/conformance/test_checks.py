@@ -16,7 +16,9 @@ from tests.unit.cli.conformance.double_site import DoubleSite
 from tests.unit.cli.conformance.world import ADMIN_KEY, Defect, World
 
 # Times that fit a deployment of this size; the promises are as they are.
-SETTINGS = Settings(settle_s=3.0, revoke_s=0.4, revoke_margin_s=0.4, flood_streams=10, check_timeout_s=60.0)
+SETTINGS = Settings(
+    settle_s=3.0, answer_s=6.0, freed_s=1.5, revoke_s=0.4, revoke_margin_s=0.4, flood_streams=10, check_timeout_s=60.0
+)
 ADAPTERS = (
     Adapter(digest="sha256:aa", tenant="acme", name="Acme"),
     Adapter(digest="sha256:bb", tenant="conformance-adapter", name="Ours"),
@@ -43,7 +45,6 @@ CAUGHT_BY = {
     Defect.REFUSES_WITHOUT_HEADERS: "quota-exactness",
     Defect.LEAVES_RESERVATIONS: "quota-exactness",
     Defect.NEVER_ENDS: "stream-end",
-    Defect.IGNORES_DEADLINES: "stream-end",
     Defect.KEEPS_SLOTS: "stream-end",
     Defect.LEAVES_ANSWERS_STREAMING: "stream-end",
     Defect.KEEPS_STREAMS_OF_REVOKED_KEYS: "revocation",
@@ -100,11 +101,18 @@ def test_defect_is_caught(double: DoubleSite, defect: Defect) -> None:
     assert not any(key in told for key in world.keys)
 
 
-def test_edge_that_lets_identities_in_is_caught(open_double: DoubleSite) -> None:
-    report = run(open_double, World(Defect.TRUSTS_INBOUND_IDENTITY), "forged-identity")
+def test_edge_that_lets_identities_in_is_caught(careless_double: DoubleSite) -> None:
+    report = run(careless_double, World(Defect.TRUSTS_INBOUND_IDENTITY), "forged-identity")
     (result,) = report.results
     assert result.outcome is Outcome.FAILED
     assert any("unsigned token" in finding.probe and "let in" in finding.happened for finding in result.findings)
+
+
+def test_edge_that_keeps_deadlines_to_itself_is_caught(careless_double: DoubleSite) -> None:
+    report = run(careless_double, World(), "stream-end")
+    (result,) = report.results
+    assert result.outcome is Outcome.FAILED
+    assert [finding.probe for finding in result.findings] == ["an endless stream with a deadline of 2 s"]
 
 
 def test_every_defect_is_caught_by_a_check_that_exists() -> None:

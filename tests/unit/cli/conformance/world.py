@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from typing import Any
 
 import grpc
 
@@ -54,7 +55,6 @@ class Defect(Enum):
     REFUSES_WITHOUT_HEADERS = auto()
     LEAVES_RESERVATIONS = auto()
     NEVER_ENDS = auto()
-    IGNORES_DEADLINES = auto()
     KEEPS_SLOTS = auto()
     LEAVES_ANSWERS_STREAMING = auto()
     KEEPS_STREAMS_OF_REVOKED_KEYS = auto()
@@ -219,7 +219,7 @@ class World:
         return left + sum(run.reserved for run in self.runs if run.who.tenant == tenant)
 
     async def speak(
-        self, who: Who, prompt: str, max_tokens: int, context: grpc.aio.ServicerContext
+        self, who: Who, prompt: str, max_tokens: int, context: "grpc.aio.ServicerContext[Any, Any]"
     ) -> AsyncIterator[Usage]:
         """Answers with nothing but counts: once before the first token, then once a token."""
         run = self._begin(who, prompt, max_tokens)
@@ -290,12 +290,12 @@ class World:
         run.record.usage.cached_input_tokens = 0 if hidden else reused
         return reused
 
-    def _check(self, run: Run, context: grpc.aio.ServicerContext) -> None:
+    def _check(self, run: Run, context: "grpc.aio.ServicerContext[Any, Any]") -> None:
         if run.end is not None:
             raise run.end
         remaining_s = context.time_remaining()
         over = remaining_s is not None and remaining_s < DEADLINE_MARGIN_S
-        if over and not self.has(Defect.NEVER_ENDS, Defect.IGNORES_DEADLINES):
+        if over and not self.has(Defect.NEVER_ENDS):
             raise Refused(grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED")
 
     def _end(self, run: Run, dropped: bool) -> None:

@@ -77,7 +77,8 @@ class ApiKeyServiceServicer:
     """
 
     def CreateApiKey(self, request, context):
-        """Makes a key. The answer is the only time its secret is shown.
+        """Makes a key. The answer is the only time its secret is shown. Errors: FAILED_PRECONDITION (STATE_CONFLICT) for a tenant
+        that is being deleted, and for an operator's key that expires while none works that never does.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -91,15 +92,17 @@ class ApiKeyServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateApiKey(self, request, context):
-        """Changes the fields that the mask names.
+        """Changes the fields that the mask names. Errors: ABORTED (ETAG_MISMATCH), FAILED_PRECONDITION (STATE_CONFLICT) for a
+        revoked key, and for the last key of an operator that never expires.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RotateApiKey(self, request, context):
-        """Makes a key with the settings of another, which stops working after an overlap. The answer is the only time the new
-        key's secret is shown. Errors: FAILED_PRECONDITION (STATE_CONFLICT) for a key that does not work.
+        """Makes a key with the settings of another, which stops working after an overlap. If that one expires, the new one lives as
+        long as it was made to. The answer is the only time the new key's secret is shown. Errors: FAILED_PRECONDITION
+        (STATE_CONFLICT) for a key that does not work, or was rotated already.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -107,7 +110,7 @@ class ApiKeyServiceServicer:
 
     def RevokeApiKey(self, request, context):
         """Revokes a key for good; calls that run with it are ended within a second. Revoking a revoked key does nothing. Errors:
-        FAILED_PRECONDITION (STATE_CONFLICT) for the last key of an operator that works.
+        FAILED_PRECONDITION (STATE_CONFLICT) for the last key of an operator that works and never expires.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

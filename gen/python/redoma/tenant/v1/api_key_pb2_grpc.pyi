@@ -40,18 +40,23 @@ class ApiKeyServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ApiKeyServiceAsyncStub: ...
     CreateApiKey: _grpc.UnaryUnaryMultiCallable[_api_key_pb2.CreateApiKeyRequest, _api_key_pb2.CreateApiKeyResponse]
-    """Makes a key. The answer is the only time its secret is shown."""
+    """Makes a key. The answer is the only time its secret is shown. Errors: FAILED_PRECONDITION (STATE_CONFLICT) for a tenant
+    that is being deleted, and for an operator's key that expires while none works that never does.
+    """
     ListApiKeys: _grpc.UnaryUnaryMultiCallable[_api_key_pb2.ListApiKeysRequest, _api_key_pb2.ListApiKeysResponse]
     """Lists a tenant's keys, the newest first, revoked and expired ones included."""
     UpdateApiKey: _grpc.UnaryUnaryMultiCallable[_api_key_pb2.UpdateApiKeyRequest, _api_key_pb2.UpdateApiKeyResponse]
-    """Changes the fields that the mask names."""
+    """Changes the fields that the mask names. Errors: ABORTED (ETAG_MISMATCH), FAILED_PRECONDITION (STATE_CONFLICT) for a
+    revoked key, and for the last key of an operator that never expires.
+    """
     RotateApiKey: _grpc.UnaryUnaryMultiCallable[_api_key_pb2.RotateApiKeyRequest, _api_key_pb2.RotateApiKeyResponse]
-    """Makes a key with the settings of another, which stops working after an overlap. The answer is the only time the new
-    key's secret is shown. Errors: FAILED_PRECONDITION (STATE_CONFLICT) for a key that does not work.
+    """Makes a key with the settings of another, which stops working after an overlap. If that one expires, the new one lives as
+    long as it was made to. The answer is the only time the new key's secret is shown. Errors: FAILED_PRECONDITION
+    (STATE_CONFLICT) for a key that does not work, or was rotated already.
     """
     RevokeApiKey: _grpc.UnaryUnaryMultiCallable[_api_key_pb2.RevokeApiKeyRequest, _api_key_pb2.RevokeApiKeyResponse]
     """Revokes a key for good; calls that run with it are ended within a second. Revoking a revoked key does nothing. Errors:
-    FAILED_PRECONDITION (STATE_CONFLICT) for the last key of an operator that works.
+    FAILED_PRECONDITION (STATE_CONFLICT) for the last key of an operator that works and never expires.
     """
 
 @_typing.type_check_only
@@ -66,18 +71,23 @@ class ApiKeyServiceAsyncStub(ApiKeyServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateApiKey: _aio.UnaryUnaryMultiCallable[_api_key_pb2.CreateApiKeyRequest, _api_key_pb2.CreateApiKeyResponse]  # type: ignore[assignment]
-    """Makes a key. The answer is the only time its secret is shown."""
+    """Makes a key. The answer is the only time its secret is shown. Errors: FAILED_PRECONDITION (STATE_CONFLICT) for a tenant
+    that is being deleted, and for an operator's key that expires while none works that never does.
+    """
     ListApiKeys: _aio.UnaryUnaryMultiCallable[_api_key_pb2.ListApiKeysRequest, _api_key_pb2.ListApiKeysResponse]  # type: ignore[assignment]
     """Lists a tenant's keys, the newest first, revoked and expired ones included."""
     UpdateApiKey: _aio.UnaryUnaryMultiCallable[_api_key_pb2.UpdateApiKeyRequest, _api_key_pb2.UpdateApiKeyResponse]  # type: ignore[assignment]
-    """Changes the fields that the mask names."""
+    """Changes the fields that the mask names. Errors: ABORTED (ETAG_MISMATCH), FAILED_PRECONDITION (STATE_CONFLICT) for a
+    revoked key, and for the last key of an operator that never expires.
+    """
     RotateApiKey: _aio.UnaryUnaryMultiCallable[_api_key_pb2.RotateApiKeyRequest, _api_key_pb2.RotateApiKeyResponse]  # type: ignore[assignment]
-    """Makes a key with the settings of another, which stops working after an overlap. The answer is the only time the new
-    key's secret is shown. Errors: FAILED_PRECONDITION (STATE_CONFLICT) for a key that does not work.
+    """Makes a key with the settings of another, which stops working after an overlap. If that one expires, the new one lives as
+    long as it was made to. The answer is the only time the new key's secret is shown. Errors: FAILED_PRECONDITION
+    (STATE_CONFLICT) for a key that does not work, or was rotated already.
     """
     RevokeApiKey: _aio.UnaryUnaryMultiCallable[_api_key_pb2.RevokeApiKeyRequest, _api_key_pb2.RevokeApiKeyResponse]  # type: ignore[assignment]
     """Revokes a key for good; calls that run with it are ended within a second. Revoking a revoked key does nothing. Errors:
-    FAILED_PRECONDITION (STATE_CONFLICT) for the last key of an operator that works.
+    FAILED_PRECONDITION (STATE_CONFLICT) for the last key of an operator that works and never expires.
     """
 
 class ApiKeyServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -95,7 +105,9 @@ class ApiKeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _api_key_pb2.CreateApiKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_api_key_pb2.CreateApiKeyResponse, _abc.Awaitable[_api_key_pb2.CreateApiKeyResponse]]:
-        """Makes a key. The answer is the only time its secret is shown."""
+        """Makes a key. The answer is the only time its secret is shown. Errors: FAILED_PRECONDITION (STATE_CONFLICT) for a tenant
+        that is being deleted, and for an operator's key that expires while none works that never does.
+        """
 
     @_abc_1.abstractmethod
     def ListApiKeys(
@@ -111,7 +123,9 @@ class ApiKeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _api_key_pb2.UpdateApiKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_api_key_pb2.UpdateApiKeyResponse, _abc.Awaitable[_api_key_pb2.UpdateApiKeyResponse]]:
-        """Changes the fields that the mask names."""
+        """Changes the fields that the mask names. Errors: ABORTED (ETAG_MISMATCH), FAILED_PRECONDITION (STATE_CONFLICT) for a
+        revoked key, and for the last key of an operator that never expires.
+        """
 
     @_abc_1.abstractmethod
     def RotateApiKey(
@@ -119,8 +133,9 @@ class ApiKeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _api_key_pb2.RotateApiKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_api_key_pb2.RotateApiKeyResponse, _abc.Awaitable[_api_key_pb2.RotateApiKeyResponse]]:
-        """Makes a key with the settings of another, which stops working after an overlap. The answer is the only time the new
-        key's secret is shown. Errors: FAILED_PRECONDITION (STATE_CONFLICT) for a key that does not work.
+        """Makes a key with the settings of another, which stops working after an overlap. If that one expires, the new one lives as
+        long as it was made to. The answer is the only time the new key's secret is shown. Errors: FAILED_PRECONDITION
+        (STATE_CONFLICT) for a key that does not work, or was rotated already.
         """
 
     @_abc_1.abstractmethod
@@ -130,7 +145,7 @@ class ApiKeyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_api_key_pb2.RevokeApiKeyResponse, _abc.Awaitable[_api_key_pb2.RevokeApiKeyResponse]]:
         """Revokes a key for good; calls that run with it are ended within a second. Revoking a revoked key does nothing. Errors:
-        FAILED_PRECONDITION (STATE_CONFLICT) for the last key of an operator that works.
+        FAILED_PRECONDITION (STATE_CONFLICT) for the last key of an operator that works and never expires.
         """
 
 def add_ApiKeyServiceServicer_to_server(servicer: ApiKeyServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

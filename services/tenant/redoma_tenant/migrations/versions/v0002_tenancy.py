@@ -61,6 +61,7 @@ def _api_keys() -> None:
         batch.add_column(sa.Column("replaced_by", sa.String(16)))
         batch.add_column(sa.Column("version", sa.Integer, nullable=False, server_default="1"))
         batch.alter_column("tenant_id", existing_type=sa.String(63), nullable=True)
+    op.create_index("ix_api_keys_expire_time", "api_keys", ["expire_time"])
 
 
 def _people() -> None:

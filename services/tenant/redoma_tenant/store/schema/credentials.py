@@ -25,6 +25,7 @@ API_KEYS = Table(
     Column("replaced_by", String(16)),
     Column("version", Integer, nullable=False),
     Index(None, "tenant_id", "create_time", "id"),
+    Index(None, "expire_time"),
 )
 
 IDENTITY_PROVIDERS = Table(
