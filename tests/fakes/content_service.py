@@ -69,6 +69,12 @@ class FakePurge(engine_pb2_grpc.EngineServiceServicer):
         self.purged.append(request.tenant)
         return engine_pb2.PurgeTenantResponse(freed_cells=7)
 
+    def _absent(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+
+    GetEngineState = WatchEngine = ListUsageRecords = LoadModel = UnloadModel = _absent
+    SetModelAlias = DeleteModelAlias = LoadAdapter = UnloadAdapter = _absent
+
 
 class FakeServer:
     """Serves a fake with a service's certificate."""

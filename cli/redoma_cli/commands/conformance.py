@@ -83,6 +83,9 @@ def conformance(
     settle: Annotated[
         float, typer.Option(min=1, metavar="S", help="How long the books may take until all is in them.")
     ] = DEFAULTS.settle_s,
+    answer_timeout: Annotated[
+        float, typer.Option(min=1, metavar="S", help="How long a short answer may take, its waiting included.")
+    ] = DEFAULTS.answer_s,
     public_prefix_tokens: Annotated[
         int, typer.Option(min=0, help="Tokens at the head of every prompt that all tenants share by declaration.")
     ] = DEFAULTS.public_prefix_tokens,
@@ -120,6 +123,7 @@ def conformance(
         flood_streams=flood_streams,
         revoke_margin_s=revoke_margin,
         settle_s=settle,
+        answer_s=answer_timeout,
         public_prefix_tokens=public_prefix_tokens,
         max_stream_s=max_stream,
         replicas=replicas,

@@ -1,9 +1,10 @@
-"""Texts at rest: never plain in a database, bound to their place, unreadable without their key, and the service lives."""
+"""Texts at rest: never plain in a database, bound to their place, unreadable without their key; the service lives."""
 
 import asyncio
 import base64
 import os
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,12 @@ def bytes_of(database_url: str) -> bytes:
 
 def shown_in(content: bytes) -> list[str]:
     return [marker for marker in MARKERS if marker.lower().encode() in content.lower()]
+
+
+def change_row(database_url: str, statement: str, row_id: str) -> None:
+    with closing(sqlite3.connect(database_url.removeprefix("sqlite+aiosqlite:///"))) as connection:
+        connection.execute(statement, (row_id,))
+        connection.commit()
 
 
 async def speak(world: World) -> str:
@@ -112,13 +119,8 @@ async def test_text_moved_elsewhere_in_the_database_is_unreadable(database_url: 
 async def test_damaged_conversation_is_data_loss_that_names_it_and_it_can_be_deleted(world: World) -> None:
     caller = world.caller()
     damaged, whole = await speak(world), await caller.create(title="whole")
-    connection = sqlite3.connect(world.settings.database_url.removeprefix("sqlite+aiosqlite:///"))
-    connection.execute(
-        "UPDATE conversations SET title = substr(title, 1, length(title) - 1) || x'00' WHERE id = ?",
-        (damaged.rpartition("/")[2],),
-    )
-    connection.commit()
-    connection.close()
+    change = "UPDATE conversations SET title = substr(title, 1, length(title) - 1) WHERE id = ?"
+    await asyncio.to_thread(change_row, world.settings.database_url, change, damaged.rpartition("/")[2])
     for call in (
         caller.conversations.GetConversation(pb.GetConversationRequest(name=damaged)),
         caller.conversations.ListConversations(pb.ListConversationsRequest(parent="tenants/-")),
@@ -208,8 +210,8 @@ async def test_first_texts_of_a_tenant_from_many_processes_share_one_key(databas
 
 EARLIER_ROWS = (
     "INSERT INTO conversations (id, tenant, principal, title, title_folded, system_prompt, model, sampling, request_id,"
-    " latest_message_id, create_time_us, update_time_us) VALUES (:id, :tenant, :principal, 'MarkTitle ä', 'marktitle ä',"
-    " 'MarkSystem', '', :sampling, NULL, '', 1, 1)",
+    " latest_message_id, create_time_us, update_time_us) VALUES (:id, :tenant, :principal, 'MarkTitle ä',"
+    " 'marktitle ä', 'MarkSystem', '', :sampling, NULL, '', 1, 1)",
     "INSERT INTO messages (id, conversation_id, tenant, principal, parent_id, role, content, content_folded, reasoning,"
     " state, finish_reason, model, input_tokens, cached_input_tokens, output_tokens, reasoning_tokens, create_time_us,"
     " update_time_us, response_format) VALUES (:message, :id, :tenant, :principal, '', 'ASSISTANT', 'MarkAnswer',"

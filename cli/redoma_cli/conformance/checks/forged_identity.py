@@ -1,5 +1,6 @@
 """Whether anyone can be taken for someone else, or get at what is not for him."""
 
+import asyncio
 from collections.abc import Iterator, Sequence
 
 from google.protobuf.descriptor import ServiceDescriptor
@@ -21,7 +22,8 @@ from redoma_cli.conformance.lab import Lab, LabTenant
 from redoma_cli.conformance.treasure import Treasure, bury
 
 UNKNOWN_CALLER = ("UNAUTHENTICATED",)
-NOT_ALLOWED = ("PERMISSION_DENIED",)
+# What is not offered can't be misused either.
+NOT_ALLOWED = ("PERMISSION_DENIED", "UNIMPLEMENTED")
 NOT_SERVED = ("UNIMPLEMENTED", "NOT_FOUND", "PERMISSION_DENIED", "UNAUTHENTICATED")
 OWN = "tenants/-"
 # Between services only, next to all of these services.
@@ -66,8 +68,8 @@ class ForgedIdentity:
         await self._odd_paths(lab, probes, thief)
         # Last, as the address is slowed down for it.
         probes.step("forged credentials without a key")
-        for forgery in forgeries:
-            await self._without_key(lab, probes, treasure, forgery)
+        # Side by side, as each is made to wait.
+        await asyncio.gather(*(self._without_key(lab, probes, treasure, forgery) for forgery in forgeries))
 
     async def _with_key(self, probes: Probes, treasure: Treasure, thief: LabTenant, forgery: Forgery) -> None:
         """Whatever the headers say, the caller is who his key says."""

@@ -24,7 +24,8 @@ TENANT_COLUMNS: tuple[ColumnElement[Any], ...] = (
     TENANTS.c.models.label("facts_models"),
     weight_in_force().label("facts_weight"),
 )
-TENANTS_AND_PLANS = TENANTS.outerjoin(PLANS, PLANS.c.id == TENANTS.c.plan_id)
+HAS_PLAN = PLANS.c.id == TENANTS.c.plan_id
+TENANTS_AND_PLANS = TENANTS.outerjoin(PLANS, HAS_PLAN)
 
 
 class SqlSignInStore:
@@ -38,7 +39,8 @@ class SqlSignInStore:
     async def find_key(self, prefix: str) -> StoredKey | None:
         """Gives the key that has the prefix, with its tenant; operators' keys have none."""
         columns = API_KEYS.c
-        tenant = TENANTS_AND_PLANS
+        # One after the other: SQLite would read all tenants for a join of the two in parentheses.
+        keys_with_tenants = API_KEYS.outerjoin(TENANTS, TENANTS.c.id == columns.tenant_id).outerjoin(PLANS, HAS_PLAN)
         query = (
             select(
                 columns.id,
@@ -51,7 +53,7 @@ class SqlSignInStore:
                 columns.cidrs,
                 *TENANT_COLUMNS,
             )
-            .select_from(API_KEYS.outerjoin(tenant, TENANTS.c.id == columns.tenant_id))
+            .select_from(keys_with_tenants)
             .where(columns.prefix == prefix)
         )
         row = await self._one(query)

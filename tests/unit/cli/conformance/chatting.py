@@ -142,7 +142,7 @@ class OpenAI(Servicer, openai_pb2_grpc.OpenAIServiceServicer):
         began = False
         try:
             prompt = " ".join(message["content"] for message in body["messages"])
-            async for usage in self.world.speak(self.who(context), prompt, int(body.get("max_tokens", 0)), context):
+            async for usage in self.world.speak(self.who(context), prompt, body.get("max_tokens", 0), context):
                 if not began:
                     await context.send_initial_metadata(rates)
                     began = True
@@ -161,7 +161,8 @@ class OpenAI(Servicer, openai_pb2_grpc.OpenAIServiceServicer):
     def _body(self, request: HttpBody) -> dict:  # type: ignore[type-arg]
         try:
             body = json.loads(request.data)
-            if all(isinstance(message["content"], str) for message in body["messages"]) and body["messages"]:
+            texts = all(isinstance(message["content"], str) for message in body["messages"]) and body["messages"]
+            if texts and isinstance(body.get("max_tokens", 0), int):
                 return dict(body)
         except (ValueError, KeyError, TypeError):
             pass
