@@ -305,6 +305,7 @@ class FakeTenant(TenantServiceServicer):
         raise NotImplementedError
 
     CreateTenant = GetTenant = ListTenants = UpdateTenant = DisableTenant = EnableTenant = _absent
+    DeleteTenant = UndeleteTenant = _absent
 
 
 class FakeTenantServer:

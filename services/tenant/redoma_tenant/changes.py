@@ -136,11 +136,6 @@ class ChangeFeed:
 
     @property
     def position(self) -> int:
-        """What was read last: to follow from here on misses nothing that is not told yet."""
-        return max(0, self._position)
-
-    @property
-    def position(self) -> int:
         """The greatest position that was read, to come back to; never 0, which would be from then on."""
         return max(self._position, 1)
 

@@ -40,8 +40,8 @@ class TenantSettings(ServiceSettings):
     )
     models: tuple[UpstreamSettings, ...] = Field(
         (),
-        description="Every model process, as TARGET and SERVER_NAME: its journal corrects what was booked of calls that "
-        "were cut, and it is made to forget tenants that are erased. Without any, the last counts told are the last word.",
+        description="Every model process, as target and server_name: its journal corrects what was booked of calls "
+        "that were cut, and it forgets tenants that are erased. Without any, the last counts told are the last word.",
     )
     chat: UpstreamSettings | None = Field(
         None, description="The chat service, for exports and erasures; unset, both wait until it is set."

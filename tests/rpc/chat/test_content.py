@@ -163,7 +163,7 @@ async def test_only_the_tenant_service_may_call(world: World, service: tuple[str
     ],
 )
 async def test_subject_that_is_none_is_refused_and_erases_nothing(
-    world: World, fields: dict[str, str], field: str
+    world: World, fields: dict[str, Any], field: str
 ) -> None:
     await world.caller().create()
     async with content_service(world) as service:

@@ -40,9 +40,9 @@ def shown_in(content: bytes) -> list[str]:
     return [marker for marker in MARKERS if marker.lower().encode() in content.lower()]
 
 
-def change_row(database_url: str, statement: str, row_id: str) -> None:
+def change_row(database_url: str, statement: str, row_id: str = "") -> None:
     with closing(sqlite3.connect(database_url.removeprefix("sqlite+aiosqlite:///"))) as connection:
-        connection.execute(statement, (row_id,))
+        connection.execute(statement, (row_id,) if "?" in statement else ())
         connection.commit()
 
 

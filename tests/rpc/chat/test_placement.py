@@ -1,7 +1,6 @@
 """Where texts are kept: nowhere, in the public site or in the private one, as the tenant wants and where it began."""
 
 import os
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +36,12 @@ def private_url(folder: Path) -> str:
 
 
 @pytest.fixture
-async def two(world: World, tmp_path: Path) -> AsyncIterator[World]:
+async def two(world: World, tmp_path: Path) -> World:
     """The service with a private database beside the public one."""
     (tmp_path / "private").mkdir()
     world.settings = world.settings.model_copy(update={"private_database_url": private_url(tmp_path)})
     await world.restart_chat()
-    yield world
+    return world
 
 
 async def creation(caller: Caller) -> Any:

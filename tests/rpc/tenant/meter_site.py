@@ -5,9 +5,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from redoma.common.v1.usage_pb2 import Usage
-from redoma.tenant.v1 import meter_pb2, meter_pb2_grpc, quota_pb2, quota_pb2_grpc
+from redoma.tenant.v1 import (
+    api_key_pb2,
+    meter_pb2,
+    meter_pb2_grpc,
+    quota_pb2,
+    quota_pb2_grpc,
+    tenant_pb2,
+)
 from redoma.tenant.v1.quota_pb2 import Limits
-from tests.rpc.tenant.tenant_site import CALL_TIMEOUT_S, TenantSite
+from tests.rpc.tenant.tenant_site import API_KEYS, CALL_TIMEOUT_S, TENANTS, TenantSite
 
 if TYPE_CHECKING:
     from redoma.tenant.v1.meter_pb2_grpc import MeterServiceAsyncStub
@@ -101,3 +108,12 @@ class MeterSite:
             output_micros_per_million=output,
         )
         await self.operate("SetPrice", quota_pb2.SetPriceRequest(price=price))
+
+    async def disable_tenant(self) -> None:
+        """Disables the tenant."""
+        request = tenant_pb2.DisableTenantRequest(name=f"tenants/{self.tenant}")
+        await self.site.call(f"{TENANTS}DisableTenant", request)
+
+    async def revoke_key(self, name: str) -> None:
+        """Revokes a key."""
+        await self.site.call(f"{API_KEYS}RevokeApiKey", api_key_pb2.RevokeApiKeyRequest(name=name))

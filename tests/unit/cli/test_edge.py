@@ -16,13 +16,18 @@ from grpc_health.v1 import health_pb2
 
 from redoma.chat.v1 import conversation_pb2, conversation_pb2_grpc, message_pb2, message_pb2_grpc, openai_pb2
 from redoma.model.v1 import engine_pb2, engine_pb2_grpc, model_pb2
-from redoma.tenant.v1 import api_key_pb2, tenant_pb2
+from redoma.tenant.v1 import api_key_pb2, audit_pb2, privacy_pb2, quota_pb2, tenant_pb2, usage_pb2, user_pb2
 from redoma_cli.local.api import edge_methods
 from redoma_cli.local.edge import MAX_REQUEST_BYTES, EdgeSettings, edge_config, render_edge_config
 from redoma_cli.local.pki import DevelopmentAuthority
 from redoma_cli.local.upstreams import MODEL_HEALTH_SERVICE
 from tests.unit.cli.edge_site import EMBEDDING_PIECE_BYTES, EMBEDDING_PIECES, GENEROUS_S, USED_UP, Edge, envoy_binary
 
+# MeterService, ContentService and ModelService are between services only.
+PUBLIC_FILES = (
+    *(conversation_pb2, message_pb2, openai_pb2, engine_pb2, tenant_pb2, user_pb2),
+    *(api_key_pb2, quota_pb2, usage_pb2, audit_pb2, privacy_pb2),
+)
 GOOD = {"authorization": "Bearer good"}
 JSON = {"content-type": "application/json"}
 
@@ -54,10 +59,10 @@ def await_ready(edge: Edge, status: int = 200) -> None:
 def test_allowlist_is_exactly_the_public_methods() -> None:
     expected = {
         f"/{service.full_name}/{method.name}"
-        for file in (conversation_pb2, message_pb2, openai_pb2, tenant_pb2, api_key_pb2, engine_pb2)
+        for file in PUBLIC_FILES
         for service in file.DESCRIPTOR.services_by_name.values()
         for method in service.methods
-    } - {"/redoma.tenant.v1.TenantService/GetContentChecks"}
+    } - {f"/redoma.tenant.v1.TenantService/{name}" for name in ("GetContentChecks", "ListContentPolicies")}
     assert {method.path for method in edge_methods()} == expected
     rest = {(rule.verb, rule.template) for method in edge_methods() for rule in method.rest}
     assert rest == {

@@ -1,5 +1,6 @@
 """The development authority's certificates: what they say, who trusts them, and when they are made anew."""
 
+import base64
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -63,6 +64,13 @@ def test_certificate_about_to_expire_is_renewed_and_the_signing_key_is_kept(
     assert after.not_valid_after_utc > before.not_valid_after_utc
     assert after.issuer == before.issuer
     assert authority.signing_key.read_bytes() == key
+
+
+def test_content_key_is_never_made_anew_whatever_is_in_it(authority: DevelopmentAuthority) -> None:
+    assert len(base64.b64decode(authority.content_key.read_bytes())) == 32
+    authority.content_key.write_bytes(b"one key\nanother key\n")
+    authority.ensure()
+    assert authority.content_key.read_bytes() == b"one key\nanother key\n"
 
 
 def test_identity_signed_by_the_key_verifies_with_the_key_set(authority: DevelopmentAuthority) -> None:

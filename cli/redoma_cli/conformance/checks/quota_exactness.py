@@ -18,6 +18,7 @@ from redoma_cli.conformance.prompts import short_prompt
 from redoma_cli.conformance.speech import GrpcSpeech, Speech, SseSpeech, drop_all
 
 STREAMS, COVERED = 50, 20
+MINUTE_CALLS, MINUTE_S = 3, 60.0
 ANSWER_TOKENS = 16
 PLENTY = 10_000_000
 LIMIT = "tokens_per_month"
@@ -59,6 +60,8 @@ class QuotaExactness:
         finally:
             await drop_all(speeches)
         self._look_at_refusals(probes, speeches)
+        probes.step("a limit by the minute")
+        await self._by_the_minute(lab, probes)
         probes.step("waiting for the books")
         await self._look_at_books(lab, probes, tenant, limit, speeches)
 
@@ -86,16 +89,37 @@ class QuotaExactness:
         )
         for speech in refused:
             self._look_at_refusal(probes, speech)
-        told = [speech for speech in speeches if isinstance(speech, SseSpeech)]
-        bare = [
-            speech for speech in told if not any(name.startswith("x-ratelimit-") for name, _ in speech.heard.headers)
-        ]
+        told = [speech for speech in served if isinstance(speech, SseSpeech)]
+        bare = [speech for speech in told if not _rates(speech)]
         probes.expect(
             not bare,
-            "headers of REST answers with limits by the minute",
+            "headers of REST answers of a tenant with limits by the minute",
             "x-ratelimit-* as OpenAI sends",
             f"{len(bare)} of {len(told)} had none",
         )
+
+    async def _by_the_minute(self, lab: Lab, probes: Probes) -> None:
+        """Calls more often than a minute allows: what OpenAI's clients wait for is in these headers."""
+        tenant = await lab.tenant()
+        quota = Quota(name=f"{tenant.name}/quota", limits=Limits(requests_per_minute=1))
+        await lab.admin.must(UpdateQuotaRequest(quota=quota), UpdateQuotaResponse)
+        for _ in range(MINUTE_CALLS):
+            speech = SseSpeech(tenant.caller, short_prompt(lab.rng), 1, model=lab.settings.model).start()
+            await speech.ended(lab.settings.answer_s)
+            await speech.drop()
+            if speech.heard.end is not None:
+                break
+        where = f"{MINUTE_CALLS} REST calls in a minute that allows one"
+        end = speech.heard.end
+        if (
+            not probes.expect(end is not None and end.http_status == 429, where, "HTTP 429", speech.heard.label)
+            or not end
+        ):
+            return
+        probes.expect(end.reason == "QUOTA_EXCEEDED", where, "the error's code says so", end.label)
+        soon = end.retry_after_s is not None and 0 < end.retry_after_s <= MINUTE_S
+        probes.expect(soon, where, "a retry-after of at most a minute", f"it is {end.retry_after_s}")
+        probes.expect(bool(_rates(speech)), where, "x-ratelimit-* on the refusal", "there are none")
 
     def _look_at_refusal(self, probes: Probes, speech: Speech) -> None:
         end = speech.heard.end
@@ -140,3 +164,7 @@ class QuotaExactness:
             f"{used[0]} used, {used[1]} reserved" if used else f"it does not tell of {LIMIT}",
         )
         compare(books, probes, lab.settings.replicas)
+
+
+def _rates(speech: Speech) -> list[str]:
+    return [name for name, _ in speech.heard.headers if name.startswith("x-ratelimit-")]

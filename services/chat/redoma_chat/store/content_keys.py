@@ -27,7 +27,8 @@ class SqlContentKeys:
     async def writing(self, session: AsyncSession, tenant: str) -> TenantKeys:
         """Gives the keys to write a tenant's texts with, and makes the first if there is none."""
         kept = await _kept(session, _held(tenant))
-        if not kept:
+        while not kept:
+            # Another process may make it first, and a third may destroy that one before it is held.
             await self._add(session, tenant, 1)
             kept = await _kept(session, _held(tenant))
         return await self._keys.unwrapped(kept)

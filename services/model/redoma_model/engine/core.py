@@ -223,7 +223,7 @@ class EngineCore:
             return 0
         room = self._backend.info.context_tokens - len(request.prompt)
         bounds = (request.sampling.max_output_tokens, granted_tokens)
-        return min(room, *(bound for bound in bounds if bound is not None))
+        return min([room, *(bound for bound in bounds if bound is not None)])
 
     # A step.
 

@@ -268,16 +268,20 @@ class World:
 
     def _reserve(self, who: Who, tokens: int) -> None:
         limits = self.limits.get(who.tenant, Limits())
+        calls = sum(record.tenant == who.tenant for record in self.journal)
+        if limits.HasField("requests_per_minute") and calls >= limits.requests_per_minute:
+            raise self._over("requests_per_minute", "20")
         if not limits.HasField("tokens_per_month"):
             return
         taken = self.tokens_used(who.tenant)
         taken += 0 if self.has(Defect.OVERGRANTS) else tokens + self.tokens_reserved(who.tenant)
         if taken > limits.tokens_per_month:
-            headers = () if self.has(Defect.REFUSES_WITHOUT_HEADERS) else (("retry-after", "3600"),)
-            reason = "QUEUE_FULL_OF_QUOTA" if self.has(Defect.REFUSES_WITHOUT_WORDS) else "QUOTA_EXCEEDED"
-            raise Refused(
-                grpc.StatusCode.RESOURCE_EXHAUSTED, reason, "The month is over.", headers, limit="tokens_per_month"
-            )
+            raise self._over("tokens_per_month", "3600")
+
+    def _over(self, limit: str, retry_after: str) -> Refused:
+        headers = () if self.has(Defect.REFUSES_WITHOUT_HEADERS) else (("retry-after", retry_after),)
+        reason = "QUEUE_FULL_OF_QUOTA" if self.has(Defect.REFUSES_WITHOUT_WORDS) else "QUOTA_EXCEEDED"
+        return Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, reason, "That is too much.", headers, limit=limit)
 
     def _reused(self, run: Run, prompt: str) -> int:
         shared = self.has(Defect.SHARES_CACHE, Defect.SHARES_CACHE_IN_SECRET)

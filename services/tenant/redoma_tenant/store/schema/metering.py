@@ -14,8 +14,8 @@ PRICES = Table(
 )
 
 # How the limits of a tenant (`api_key_id` is empty) or of one of its keys stand. The row of the tenant is locked by
-# every transaction that changes any of the tenant's. The buckets hold when they are full again, in microseconds since the
-# epoch. `held_tokens` is what all running calls hold; `day` is the day since the epoch and `month` months since the year 0
+# every transaction that changes any of the tenant's. The buckets hold when they are full again, in microseconds since
+# the epoch. `held_tokens` is what all calls hold; `day` is the day since the epoch and `month` months since the year 0
 # that the sums after them are of.
 QUOTA_COUNTERS = Table(
     "quota_counters",
@@ -38,9 +38,9 @@ QUOTA_COUNTERS = Table(
 )
 
 # What a call holds, from Reserve until its last counts are booked. `state` is OPEN (it runs, or its chat died), SETTLED
-# (booked; the model service's journal may know more) or CLOSED. What is held is besides what is counted. The price is the
-# one of its beginning. After `lapse_time` the journal is asked about it, unless it is CLOSED. `settle_time` of an OPEN one
-# is when it was found to have lapsed.
+# (booked; the model service's journal may know more) or CLOSED. What is held is besides what is counted. The price is
+# the one of its beginning. After `lapse_time` the journal is asked about it, unless it is CLOSED. `settle_time` of an
+# OPEN one is when it was found to have lapsed.
 RESERVATIONS = Table(
     "reservations",
     METADATA,
