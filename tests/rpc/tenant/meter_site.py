@@ -59,7 +59,8 @@ class MeterSite:
             "method": GENERATE,
             "jti": token_id or uuid.uuid4().hex,
             "adapter": self.adapter,
-        } | claims
+        }
+        identity |= self._times() | claims
         metadata = self.site.pki.metadata(["chat", "model", "tenant"], **identity)
         request = meter_pb2.ReserveRequest(model=model, input_tokens=input_tokens, max_output_tokens=max_output_tokens)
         return await self.chat.Reserve(request, metadata=metadata, timeout=CALL_TIMEOUT_S)
@@ -78,7 +79,7 @@ class MeterSite:
 
     async def operate(self, name: str, request: Any, /, **claims: object) -> Any:
         """Calls a method of QuotaService, by default as an operator."""
-        claims = {"method": f"{QUOTAS}{name}", "tenant": "", "scopes": ("platform.admin",)} | claims
+        claims = {"method": f"{QUOTAS}{name}", "tenant": "", "scopes": ("platform.admin",)} | self._times() | claims
         metadata = self.site.pki.metadata(["tenant"], **claims)
         return await getattr(self.quota_stub, name)(request, metadata=metadata, timeout=CALL_TIMEOUT_S)
 
@@ -108,6 +109,11 @@ class MeterSite:
             output_micros_per_million=output,
         )
         await self.operate("SetPrice", quota_pb2.SetPriceRequest(price=price))
+
+    def _times(self) -> dict[str, object]:
+        """Claims of an identity that is made now, by the service's clock."""
+        now = int(self.site.clock().timestamp())
+        return {"iat": now, "exp": now + 60}
 
     async def disable_tenant(self) -> None:
         """Disables the tenant."""
