@@ -33,7 +33,7 @@ TRUE_WORDS, FALSE_WORDS = ("1", "true", "yes", "on"), ("", "0", "false", "no", "
 # What a service may need of the environment besides its own settings: where programs, libraries and devices are.
 INHERITED = re.compile(
     r"PATH|HOME|USER|LANG|LC_\w+|TZ|TMPDIR|LD_LIBRARY_PATH|PYTHON\w+|SSL_CERT_\w+|CUDA_\w+|NVIDIA_\w+|HIP_\w+|ROCR_\w+"
-    r"|GGML_\w+|LLAMA_\w+|G?OMP_\w+|OTEL_\w+"
+    r"|GGML_\w+|LLAMA_\w+|G?OMP_\w+|OTEL_\w+|HTTPS?_PROXY|https?_proxy|NO_PROXY|no_proxy"
 )
 SETTINGS = re.compile(r"REDOMA_(MODEL|CHAT|TENANT)_\w+|REDOMA_MAX_STREAM_S")
 

@@ -30,7 +30,7 @@ POLICY: Policy = {
             "UndeleteTenant",
         )
     },
-    "/redoma.tenant.v1.TenantService/GetTenant": Rule(peers=EDGE, any_scope=PLATFORM_OR_TENANT, max_s=CALL_MAX_S),
+    "/redoma.tenant.v1.TenantService/GetTenant": Rule(peers=EDGE, any_scope=READERS, max_s=CALL_MAX_S),
     "/redoma.tenant.v1.TenantService/ListContentPolicies": Rule(peers=CHAT, identity=False, max_s=CALL_MAX_S),
     # chat passes on the identity of the call it works on, which was made for a method of chat's.
     "/redoma.tenant.v1.TenantService/GetContentChecks": Rule(peers=CHAT, bound_method=False, max_s=CALL_MAX_S),

@@ -156,7 +156,9 @@ class TenantServer:
             now,
             log,
         )
-        self.chat_channel = settings.chat and open_channel(settings.chat, settings.tls, settings.max_message_bytes)
+        self.chat_channel = (
+            None if settings.chat is None else open_channel(settings.chat, settings.tls, settings.max_message_bytes)
+        )
         self.privacy = PrivacyParts(
             self.database,
             self.chat_channel,

@@ -40,7 +40,7 @@ class Tenant:
         update_time: When it was changed last.
         version: Counts its changes.
         delete_time: When it was deleted; None unless it is.
-        purge_time: When what is held of it is erased; None unless it was deleted.
+        purge_time: When what is held of it is erased; None unless it was deleted, and once that has begun.
     """
 
     id: str
@@ -183,9 +183,9 @@ class Tenants:
         """
 
         def change(tenant: Tenant) -> Tenant:
-            if tenant.purge_time is None:
+            if tenant.state is not TenantState.DELETING:
                 raise StateConflict(tenant.name, f"STATE_{tenant.state.value}", "is not being deleted.")
-            if tenant.purge_time <= self._now():
+            if tenant.purge_time is None or tenant.purge_time <= self._now():
                 raise StateConflict(tenant.name, "STATE_DELETING", "can't be taken back: its purge has begun.")
             return replace(tenant, state=TenantState.ACTIVE, delete_time=None, purge_time=None)
 

@@ -53,7 +53,7 @@ class MeterSite:
         self, token_id: str = "", input_tokens: int = 10, max_output_tokens: int = 90, model: str = "", **claims: object
     ) -> meter_pb2.ReserveResponse:
         """Holds what a call of the tenant may use."""
-        identity = {
+        identity: dict[str, object] = {
             "tenant": self.tenant,
             "sub": self.principal or f"tenants/{self.tenant}/apiKeys/{'0' * 16}",
             "method": GENERATE,

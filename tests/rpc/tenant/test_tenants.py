@@ -1,6 +1,7 @@
 """TenantService: what operators do with tenants."""
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,8 +13,11 @@ from sqlalchemy import insert
 from redoma.tenant.v1 import tenant_pb2
 from redoma.tenant.v1.tenant_pb2 import BlockedPattern, ContentChecks, Tenant
 from redoma_kit.database import PLATFORM
+from redoma_tenant.privacy.erasures import Erasure, Subject
+from redoma_tenant.store.erasures import SqlErasureStore
 from redoma_tenant.store.schema import PLANS
 from redoma_tenant.store.tenants import SqlTenantStore
+from redoma_tenant.tenants import TenantState
 from tests.rpc.tenant.changes import changes_of
 from tests.rpc.tenant.tenant_site import CALL_TIMEOUT_S, SEND, TENANTS, TenantSite, failure_of_call, failure_or_none
 
@@ -406,14 +410,24 @@ async def test_a_deleted_tenant_is_refused_at_once_and_can_be_taken_back(site_on
 
 
 async def test_a_deletion_is_taken_back_only_before_its_purge(site_on_each: TenantSite) -> None:
-    store = SqlTenantStore(site_on_each.server.database)
     await site_on_each.add_tenant()
-    await site_on_each.add_tenant("globex")
     await delete(site_on_each, grace=Duration(seconds=60))
-    assert await store.due_for_purge(site_on_each.clock()) == []
     site_on_each.clock.ahead = timedelta(seconds=61)
-    assert await store.due_for_purge(site_on_each.clock()) == ["acme"]
     assert (await failure_of_call(undelete(site_on_each))).metadata == {"state": "STATE_DELETING"}
+
+
+async def test_a_purge_that_begins_meanwhile_is_not_undone_by_who_read_before_it(site_on_each: TenantSite) -> None:
+    database = site_on_each.server.database
+    await site_on_each.add_tenant()
+    await delete(site_on_each, grace=Duration(seconds=60))
+    tenants, erasures = SqlTenantStore(database), SqlErasureStore(database)
+    read = await tenants.find_tenant("acme")
+    assert read is not None
+    due = site_on_each.clock() + timedelta(seconds=61)
+    assert await erasures.begin_purge(Erasure("0" * 32, Subject("acme"), "", due, ()), due)
+    assert await tenants.change_tenant(replace(read, state=TenantState.ACTIVE, version=read.version + 1), "") is None
+    assert (await failure_of_call(undelete(site_on_each))).metadata == {"state": "STATE_DELETING"}
+    assert (await failure_of_call(site_on_each.add_tenant())).reason == "RESOURCE_EXISTS"
 
 
 async def test_the_grace_is_thirty_days_unless_told(site: TenantSite) -> None:

@@ -80,7 +80,14 @@ class SqlErasureStore:
         """
         tenant = erasure.subject.tenant
         due = and_(TENANTS.c.id == tenant, TENANTS.c.purge_time <= now)
-        left: dict[str, Any] = {"purge_time": None, "display_name": "", "content_checks": NO_CHECKS, "update_time": now}
+        left: dict[str, Any] = {
+            "purge_time": None,
+            "display_name": "",
+            "content_checks": NO_CHECKS,
+            "update_time": now,
+            # Whoever read the tenant before can't take its deletion back any more.
+            "version": TENANTS.c.version + 1,
+        }
         async with self._database.transaction(Scope.of(tenant)) as session:
             taken = await session.execute(update(TENANTS).where(due).values(left).returning(TENANTS.c.id))
             if taken.scalar_one_or_none() is None:

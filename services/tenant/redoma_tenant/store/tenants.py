@@ -1,7 +1,7 @@
 """Tenants in SQL."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, RowMapping, Select, func, insert, select, update
@@ -96,14 +96,6 @@ class SqlTenantStore:
                 return await _read(session, tenant.id)
         except IntegrityError:
             raise _no_plan(tenant) from None
-
-    async def due_for_purge(self, now: datetime) -> Sequence[str]:
-        """Gives the ids of the tenants whose purge time has come, the longest due first."""
-        columns = TENANTS.c
-        is_due = (columns.purge_time <= now, columns.state == TenantState.DELETING.value)
-        query = select(columns.id).where(*is_due).order_by(columns.purge_time, columns.id)
-        async with self._database.transaction(PLATFORM) as session:
-            return (await session.scalars(query)).all()
 
 
 def _tenants() -> Select[Any]:

@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class TenantServiceStub:
-    """TenantService keeps tenants. Every call needs the scope `platform.admin`; GetTenant also takes `tenant.admin` for the
-    caller's own tenant.
+    """TenantService keeps tenants. Every call needs the scope `platform.admin`; GetTenant also takes `tenant.read` or
+    `tenant.admin` for the caller's own tenant.
 
     Errors of every call: UNAUTHENTICATED (CREDENTIAL_*), PERMISSION_DENIED (SCOPE_MISSING, TENANT_MISMATCH), NOT_FOUND
     (RESOURCE_NOT_FOUND), INVALID_ARGUMENT (INVALID_FIELD), UNAVAILABLE (STORAGE_UNAVAILABLE).
@@ -92,8 +92,8 @@ class TenantServiceStub:
 
 
 class TenantServiceServicer:
-    """TenantService keeps tenants. Every call needs the scope `platform.admin`; GetTenant also takes `tenant.admin` for the
-    caller's own tenant.
+    """TenantService keeps tenants. Every call needs the scope `platform.admin`; GetTenant also takes `tenant.read` or
+    `tenant.admin` for the caller's own tenant.
 
     Errors of every call: UNAUTHENTICATED (CREDENTIAL_*), PERMISSION_DENIED (SCOPE_MISSING, TENANT_MISMATCH), NOT_FOUND
     (RESOURCE_NOT_FOUND), INVALID_ARGUMENT (INVALID_FIELD), UNAVAILABLE (STORAGE_UNAVAILABLE).
@@ -235,8 +235,8 @@ def add_TenantServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TenantService:
-    """TenantService keeps tenants. Every call needs the scope `platform.admin`; GetTenant also takes `tenant.admin` for the
-    caller's own tenant.
+    """TenantService keeps tenants. Every call needs the scope `platform.admin`; GetTenant also takes `tenant.read` or
+    `tenant.admin` for the caller's own tenant.
 
     Errors of every call: UNAUTHENTICATED (CREDENTIAL_*), PERMISSION_DENIED (SCOPE_MISSING, TENANT_MISMATCH), NOT_FOUND
     (RESOURCE_NOT_FOUND), INVALID_ARGUMENT (INVALID_FIELD), UNAVAILABLE (STORAGE_UNAVAILABLE).

@@ -27,8 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class TenantServiceStub:
-    """TenantService keeps tenants. Every call needs the scope `platform.admin`; GetTenant also takes `tenant.admin` for the
-    caller's own tenant.
+    """TenantService keeps tenants. Every call needs the scope `platform.admin`; GetTenant also takes `tenant.read` or
+    `tenant.admin` for the caller's own tenant.
 
     Errors of every call: UNAUTHENTICATED (CREDENTIAL_*), PERMISSION_DENIED (SCOPE_MISSING, TENANT_MISMATCH), NOT_FOUND
     (RESOURCE_NOT_FOUND), INVALID_ARGUMENT (INVALID_FIELD), UNAVAILABLE (STORAGE_UNAVAILABLE).
@@ -69,8 +69,8 @@ class TenantServiceStub:
 
 @_typing.type_check_only
 class TenantServiceAsyncStub(TenantServiceStub):
-    """TenantService keeps tenants. Every call needs the scope `platform.admin`; GetTenant also takes `tenant.admin` for the
-    caller's own tenant.
+    """TenantService keeps tenants. Every call needs the scope `platform.admin`; GetTenant also takes `tenant.read` or
+    `tenant.admin` for the caller's own tenant.
 
     Errors of every call: UNAUTHENTICATED (CREDENTIAL_*), PERMISSION_DENIED (SCOPE_MISSING, TENANT_MISMATCH), NOT_FOUND
     (RESOURCE_NOT_FOUND), INVALID_ARGUMENT (INVALID_FIELD), UNAVAILABLE (STORAGE_UNAVAILABLE).
@@ -107,8 +107,8 @@ class TenantServiceAsyncStub(TenantServiceStub):
     """
 
 class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
-    """TenantService keeps tenants. Every call needs the scope `platform.admin`; GetTenant also takes `tenant.admin` for the
-    caller's own tenant.
+    """TenantService keeps tenants. Every call needs the scope `platform.admin`; GetTenant also takes `tenant.read` or
+    `tenant.admin` for the caller's own tenant.
 
     Errors of every call: UNAUTHENTICATED (CREDENTIAL_*), PERMISSION_DENIED (SCOPE_MISSING, TENANT_MISMATCH), NOT_FOUND
     (RESOURCE_NOT_FOUND), INVALID_ARGUMENT (INVALID_FIELD), UNAVAILABLE (STORAGE_UNAVAILABLE).
