@@ -56,7 +56,7 @@ class PrivacyParts:
         places: list[ErasurePlace] = [
             ChatPlace(content, store),
             *(ModelPlace(target, GrpcPurgeChannel(channel, mint)) for target, channel in models.items()),
-            SignInPlace(store),
+            SignInPlace(store, now),
         ]
         names = [place.name for place in places]
         eraser = Eraser(store, places, lambda erasure: certificate_of(erasure, signing_key), now, log)

@@ -3,11 +3,13 @@
 import sys
 
 from redoma_kit.database import SchemaNotReady, roles_script
+from redoma_kit.errors import StorageUnavailable
 from redoma_kit.logs import configure_logs
 from redoma_kit.polling import run_service
 from redoma_kit.server import AddressInUse
 from redoma_kit.settings import settings_from_command_line
 from redoma_tenant.errors import CannotStart
+from redoma_tenant.recovery import operator_key
 from redoma_tenant.server import SCHEMA, SERVICE, TenantServer
 from redoma_tenant.settings import TenantSettings
 
@@ -16,7 +18,11 @@ PRINTS = {
     "--print-database-roles": (
         "print the SQL that prepares PostgreSQL for a login that may not make roles",
         lambda settings: roles_script(settings.database_url, SCHEMA),
-    )
+    ),
+    "--make-operator-key": (
+        "make a key for an operator in the database, print it",
+        lambda settings: operator_key(settings, SCHEMA),
+    ),
 }
 
 
@@ -36,10 +42,10 @@ async def serve(settings: TenantSettings) -> None:
 
 def run() -> None:
     """Runs the service; exits with status 1 and one sentence if it can't start."""
-    settings = settings_from_command_line(
-        TenantSettings, PROG, "Keeps tenants and API keys, and lets callers in at the edge.", prints=PRINTS
-    )
     try:
+        settings = settings_from_command_line(
+            TenantSettings, PROG, "Keeps tenants and API keys, and lets callers in at the edge.", prints=PRINTS
+        )
         run_service(serve(settings))
-    except (CannotStart, SchemaNotReady, AddressInUse, OSError) as error:
+    except (CannotStart, SchemaNotReady, AddressInUse, OSError, StorageUnavailable) as error:
         sys.exit(f"{PROG}: {error}")

@@ -172,6 +172,9 @@ async def test_a_person_is_erased_with_what_his_keys_said_and_his_account(places
     erasure = await places.complete((await places.erase(principal=user)).name)
     assert places.content.principals == [other]
     assert dict(erasure.steps[2].erased) == {"users": 1}
+    states = {found.name: found.state for found in await places.site.list_keys("acme")}
+    assert states[key] == api_key_pb2.ApiKey.STATE_REVOKED
+    assert states[other] == api_key_pb2.ApiKey.STATE_ACTIVE
     again = await refused(places.erase(principal=user))
     assert again.reason == "RESOURCE_NOT_FOUND"
 

@@ -59,7 +59,7 @@ async def reconciled(
     """A site with two model processes."""
     monkeypatch.setattr("redoma_tenant.metering.INTERVAL_S", HELD_STILL)
     site = TenantSite(pki, tmp_path, migrated_url)
-    journals = [FakeJournal(), FakeJournal()]
+    journals: list[FakeJournal] = [FakeJournal(), FakeJournal()]  # type: ignore[abstract]
     async with AsyncExitStack() as stack:
         tls = pki.tls("private", "model")
         models = [await stack.enter_async_context(journal.served(tls)) for journal in journals]

@@ -1,6 +1,7 @@
 """The places that content is erased from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Protocol
 
 from redoma_kit.errors import StorageUnavailable
@@ -16,8 +17,8 @@ class PersonStore(Protocol):
     async def principals_of(self, subject: Subject) -> Sequence[str]:
         """Gives the resource names that content of a subject with a principal is filed under."""
 
-    async def forget_user(self, subject: Subject) -> int:
-        """Deletes the person behind a principal, if it is a user; gives how many were."""
+    async def forget_user(self, subject: Subject, now: datetime) -> int:
+        """Deletes the person behind a principal, if it is a user, and revokes his keys; gives how many it was."""
 
 
 class ContentChannel(Protocol):
@@ -72,19 +73,20 @@ class ModelPlace:
 class SignInPlace:
     """This service's own record of a person. It comes last: the others find his keys by it."""
 
-    __slots__ = ("_people",)
+    __slots__ = ("_now", "_people")
 
     name = SIGN_IN
 
-    def __init__(self, people: PersonStore) -> None:
+    def __init__(self, people: PersonStore, now: Callable[[], datetime]) -> None:
         self._people = people
+        self._now = now
 
     async def erase(self, subject: Subject) -> Mapping[str, int]:
         """Forgets the person behind a principal; of a whole tenant people and keys stay, so that it can go on."""
         if not subject.principal:
             return {}
         try:
-            return {"users": await self._people.forget_user(subject)}
+            return {"users": await self._people.forget_user(subject, self._now())}
         except StorageUnavailable:
             raise NotAcknowledged("The database does not answer.") from None
 

@@ -9,11 +9,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from redoma_kit.database import PLATFORM, Database, Scope
 from redoma_kit.errors import ResourceNotFound
-from redoma_tenant.names import tenant_name
+from redoma_tenant.names import api_key_name, tenant_name
 from redoma_tenant.privacy.erasures import Erasure, ErasureState, Step, Subject
+from redoma_tenant.store.changes import note_change
 from redoma_tenant.store.schema import API_KEYS, ERASURES, TENANTS, USERS, UtcDateTime
 
 E = ERASURES.c
+CREDENTIAL_REVOKED = "CREDENTIAL_REVOKED"
 
 
 class SqlErasureStore:
@@ -105,17 +107,25 @@ class SqlErasureStore:
         query = select(API_KEYS.c.id).where(API_KEYS.c.tenant_id == subject.tenant, API_KEYS.c.user_id == last)
         async with self._database.transaction(Scope.of(subject.tenant)) as session:
             keys = (await session.execute(query.order_by(API_KEYS.c.id))).scalars()
-            return [subject.principal, *(f"{tenant_name(subject.tenant)}/apiKeys/{key}" for key in keys)]
+            return [subject.principal, *(api_key_name(subject.tenant, key) for key in keys)]
 
-    async def forget_user(self, subject: Subject) -> int:
-        """Deletes the person behind a principal, if it is a user; gives how many were."""
-        kind, last = _principal(subject)
+    async def forget_user(self, subject: Subject, now: datetime) -> int:
+        """Deletes the person behind a principal, if it is a user, and revokes his keys; gives how many it was."""
+        kind, user = _principal(subject)
         if kind != "users":
             return 0
-        it = and_(USERS.c.tenant_id == subject.tenant, USERS.c.id == last)
-        async with self._database.transaction(Scope.of(subject.tenant)) as session:
-            gone = await session.execute(delete(USERS).where(it).returning(USERS.c.id))
-            return len(gone.scalars().all())
+        tenant = subject.tenant
+        his = and_(API_KEYS.c.tenant_id == tenant, API_KEYS.c.user_id == user, API_KEYS.c.revoke_time.is_(None))
+        revoked = {"revoke_time": now, "display_name": "", "version": API_KEYS.c.version + 1}
+        it = and_(USERS.c.tenant_id == tenant, USERS.c.id == user)
+        async with self._database.transaction(Scope.of(tenant)) as session:
+            keys = await session.execute(update(API_KEYS).where(his).values(revoked).returning(API_KEYS.c.id))
+            for key in keys.scalars().all():
+                await note_change(session, tenant, api_key_name(tenant, key), CREDENTIAL_REVOKED, now)
+            gone = (await session.execute(delete(USERS).where(it).returning(USERS.c.id))).scalars().all()
+            if gone:
+                await note_change(session, tenant, subject.principal, CREDENTIAL_REVOKED, now)
+        return len(gone)
 
 
 NO_CHECKS: Mapping[str, object] = {"max_input_tokens": 0, "blocked_patterns": []}

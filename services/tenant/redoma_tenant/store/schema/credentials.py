@@ -45,9 +45,9 @@ IDENTITY_PROVIDERS = Table(
 )
 
 # Written in the transaction of each change to what a credential stands for; replicas read on from the last position
-# they saw. `principal` is a resource name, or empty for all of the tenant; `reason` is the name of an ErrorReason, or empty
-# where calls may go on and only caches must forget. Positions are not dense, and on PostgreSQL a lower one may become
-# visible after a higher one, so readers look back a little.
+# they saw. `principal` is a resource name, or empty for all of the tenant; `reason` is the name of an ErrorReason, or
+# empty where calls may go on and only caches must forget. Positions are not dense, and on PostgreSQL a lower one may
+# become visible after a higher one, so readers look back a little.
 CHANGES = Table(
     "changes",
     METADATA,
