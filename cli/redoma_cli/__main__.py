@@ -15,7 +15,10 @@ from redoma_cli.commands import (
     identity_provider,
     key,
     operator,
+    plan,
+    price,
     privacy,
+    quota,
     site,
     tenant,
     usage,
@@ -46,6 +49,9 @@ def build_app() -> typer.Typer:
     app.add_typer(user.build(), name="user")
     app.add_typer(identity_provider.build(), name="identity-provider")
     app.add_typer(operator.build(), name="operator")
+    app.add_typer(quota.build(), name="quota")
+    app.add_typer(plan.build(), name="plan")
+    app.add_typer(price.build(), name="price")
     app.add_typer(privacy.build(), name="privacy")
     app.add_typer(usage.build(), name="usage")
     app.add_typer(audit.build(), name="audit")

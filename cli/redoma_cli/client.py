@@ -18,6 +18,7 @@ from redoma.model.v1.engine_pb2_grpc import EngineServiceStub
 from redoma.tenant.v1.api_key_pb2_grpc import ApiKeyServiceStub
 from redoma.tenant.v1.audit_pb2_grpc import AuditServiceStub
 from redoma.tenant.v1.privacy_pb2_grpc import PrivacyServiceStub
+from redoma.tenant.v1.quota_pb2_grpc import QuotaServiceStub
 from redoma.tenant.v1.tenant_pb2_grpc import TenantServiceStub
 from redoma.tenant.v1.usage_pb2_grpc import UsageServiceStub
 from redoma.tenant.v1.user_pb2_grpc import UserServiceStub
@@ -112,6 +113,7 @@ class EdgeClient:
         self.keys = ApiKeyServiceStub(channel)
         self.users = UserServiceStub(channel)
         self.privacy = PrivacyServiceStub(channel)
+        self.quotas = QuotaServiceStub(channel)
         self.engine = EngineServiceStub(channel)
         self.usage = UsageServiceStub(channel)
         self.audit = AuditServiceStub(channel)

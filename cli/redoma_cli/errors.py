@@ -34,7 +34,7 @@ MENDS_BY_REASON: Mapping[str, str] = {
     "IDENTITY_PROVIDER_UNAVAILABLE": "Check the issuer's URL and that this site reaches it, or call with an API key.",
     "CONTENT_STORAGE_OFF": "Use `redoma ask`, which keeps nothing, or let the tenant keep conversations:"
     " redoma tenant update TENANT --content-storage public",
-    "QUOTA_EXCEEDED": "Wait until it is free again, or have the limit raised; `redoma quota get` shows them.",
+    "QUOTA_EXCEEDED": "Wait until it is free again, or have the limit raised; `redoma quota show` shows them.",
     "QUOTA_UNAVAILABLE": "Try again in a moment; `redoma status` shows whether every process answers.",
     "CONTENT_UNREADABLE": "Its key is gone or it was changed by others; `redoma logs chat` tells which message.",
     "MODEL_UNREACHABLE": "It is restarted by itself, so try again in a moment; `redoma status` shows it.",

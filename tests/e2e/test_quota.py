@@ -2,6 +2,7 @@
 
 import random
 import threading
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
@@ -40,11 +41,12 @@ SCOPES = ("generate", "conversations", "tenant.read")
 
 @dataclass(slots=True)
 class Books:
-    """What an operator sees of a tenant with a key of its own."""
+    """What an operator sees of a tenant with a key of its own, `key_name`."""
 
     site: Site
     tenant: str
     key: str
+    key_name: str
     channel: grpc.Channel
 
     @property
@@ -121,15 +123,14 @@ def books(site: Site) -> Any:
     name = f"quota-{uuid.uuid4().hex[:8]}"
     site.wait_ready()
     with site.channel() as channel:
-        made = Books(site, name, "", channel)
+        made = Books(site, name, "", "", channel)
         tenant = tenant_pb2.CreateTenantRequest(tenant_id=name, tenant=tenant_pb2.Tenant(display_name=name))
         tenant_pb2_grpc.TenantServiceStub(channel).CreateTenant(tenant, metadata=made.operator, timeout=60)
         key = api_key_pb2.CreateApiKeyRequest(
             parent=f"tenants/{name}", api_key=api_key_pb2.ApiKey(display_name="quota", scopes=SCOPES)
         )
-        made.key = (
-            api_key_pb2_grpc.ApiKeyServiceStub(channel).CreateApiKey(key, metadata=made.operator, timeout=60).secret
-        )
+        created = api_key_pb2_grpc.ApiKeyServiceStub(channel).CreateApiKey(key, metadata=made.operator, timeout=60)
+        made.key, made.key_name = created.secret, created.api_key.name
         yield made
 
 
@@ -248,6 +249,46 @@ def test_answers_without_a_bound_end_at_the_limit_with_a_word(books: Books) -> N
     assert set(outcomes.by_kind) == {"ended", "refused"}
     used = books.check(budget)
     assert used > budget - one
+
+
+def test_openais_clients_are_told_how_limits_stand_and_when_to_come_back(books: Books) -> None:
+    books.limit(requests_per_minute=2, tokens_per_minute=100_000)
+    completions = books.openai().chat.completions.with_raw_response
+    asked: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
+    first = completions.create(**asked).headers
+    assert (first["x-ratelimit-limit-requests"], first["x-ratelimit-remaining-requests"]) == ("2", "1")
+    assert int(first["x-ratelimit-remaining-tokens"]) < 100_000
+    assert first["x-ratelimit-reset-requests"].endswith("s")
+    assert completions.create(**asked, stream=True).headers["x-ratelimit-limit-tokens"] == "100000"
+    with pytest.raises(openai.RateLimitError) as caught:
+        completions.create(**asked)
+    told = caught.value.response.headers
+    assert (caught.value.code, caught.value.type) == ("rate_limit_exceeded", "requests")
+    assert 1 <= int(told["retry-after"]) <= 60
+    assert told["x-ratelimit-remaining-requests"] == "0"
+    with pytest.raises(openai.RateLimitError):
+        books.openai().embeddings.create(model=MODEL, input="Hi")
+
+
+def test_revoked_key_ends_its_running_stream_within_a_second(books: Books) -> None:
+    stream = books.openai().chat.completions.create(
+        model=MODEL,
+        messages=[{"role": "user", "content": QUESTION}],
+        stream=True,
+        max_tokens=4_000,
+        extra_body={"ignore_eos": True},
+    )
+    next(iter(stream))
+    request = api_key_pb2.RevokeApiKeyRequest(name=books.key_name)
+    api_key_pb2_grpc.ApiKeyServiceStub(books.channel).RevokeApiKey(request, metadata=books.operator, timeout=60)
+    revoked_at = time.monotonic()
+    with pytest.raises(openai.APIError) as caught:
+        for _ in stream:
+            continue
+    assert time.monotonic() - revoked_at < 1.5
+    assert caught.value.code == "invalid_api_key"
+    found = books.reconciled()
+    assert found.ledger.usage == books.counted()
 
 
 def test_dropped_clients_and_a_killed_chat_are_booked_to_the_token(books: Books) -> None:

@@ -92,7 +92,12 @@ def test_chat_killed_mid_stream_keeps_the_answer_as_partial(site: Site) -> None:
         wait_until(lambda: answers(site), "an answer through the edge")
         listing = conversation_pb2.ListMessagesRequest(parent=name)
         stub_c = conversation_pb2_grpc.ConversationServiceStub(channel)
-        question, answer = stub_c.ListMessages(listing, metadata=site.bearer(), timeout=60).messages
+
+        def messages() -> Any:
+            found = stub_c.ListMessages(listing, metadata=site.bearer(), timeout=60).messages
+            return found if found[-1].state != message_pb2.Message.STATE_STREAMING else None
+
+        question, answer = wait_until(messages, "the lease of the dead process's answer to lapse")
     assert question.content == "Tell a story."
     assert answer.state == message_pb2.Message.STATE_PARTIAL
     assert answer.content

@@ -10,12 +10,12 @@ import pwd
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pytest
 import structlog
@@ -30,6 +30,11 @@ SUPERUSER = "postgres"
 OPTIONS = ("fsync=off", "full_page_writes=off", "shared_buffers=32MB", "deadlock_timeout=100ms", "listen_addresses=")
 # Ends the server when its standard input does, and so also when the tests are killed.
 KEEPER = '"$@" >>"$LOG" 2>&1 </dev/null & read -r _; kill -INT $! 2>/dev/null; wait'
+# Becomes another user in a process of its own: subprocess would have to fork for it, which gRPC's threads do not bear.
+BECOME = (
+    "import os, sys; uid, gid = map(int, sys.argv[1:3]); os.setgroups([]); os.setgid(gid); os.setuid(uid); "
+    "os.execv(sys.argv[3], sys.argv[3:])"
+)
 START_TIMEOUT_S = 30.0
 
 
@@ -42,27 +47,26 @@ class PostgresServer:
         installed = Path(spec.submodule_search_locations[0]) / ("pginstall" if version == 16 else f"pginstall{version}")
         self.folder = Path(tempfile.mkdtemp(prefix="redoma-pg-"))
         self.folder.chmod(0o755)
-        self._as_user: dict[str, Any] = {}
+        self._as_user: list[str] = []
         if os.geteuid() == 0:
             nobody = pwd.getpwnam("nobody")
-            self._as_user = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+            self._as_user = [sys.executable, "-S", "-c", BECOME, str(nobody.pw_uid), str(nobody.pw_gid)]
             os.chown(self.folder, nobody.pw_uid, nobody.pw_gid)
         self._programs = self._reachable(installed) / "bin"
         self._data = self.folder / "data"
         self._keeper: subprocess.Popen[bytes] | None = None
         self._migrated: dict[str, str] = {}
         self._names = (f"test_{number}" for number in itertools.count(1))
-        self._run(
-            "initdb", "--auth=trust", "--no-sync", "--no-locale", "--encoding=UTF8", "-U", SUPERUSER, "-D", self._data
-        )
+        initdb = ("--auth=trust", "--no-sync", "--no-locale", "--encoding=UTF8", "-U", SUPERUSER, "-D", self._data)
+        self._run(*self._as_user, self._programs / "initdb", *initdb)
         self.start()
         self.execute(f"CREATE ROLE {LOGIN} LOGIN CREATEDB CREATEROLE")
 
     def _reachable(self, installed: Path) -> Path:
         """Gives where the programs lie, which is a copy where their user may not go."""
         try:
-            subprocess.run([installed / "bin" / "postgres", "-V"], check=True, capture_output=True, **self._as_user)
-        except (OSError, subprocess.CalledProcessError):
+            subprocess.run([*self._as_user, installed / "bin" / "postgres", "-V"], check=True, capture_output=True)
+        except subprocess.CalledProcessError:
             copy = self.folder / "install"
             shutil.copytree(installed, copy, symlinks=True)
             for path in copy.rglob("*"):
@@ -72,18 +76,16 @@ class PostgresServer:
             return copy
         return installed
 
-    def _run(self, program: str, *arguments: str | Path) -> str:
-        command = [self._programs / program, *arguments]
-        done = subprocess.run(command, check=True, capture_output=True, cwd=self.folder, **self._as_user)
-        return bytes(done.stdout).decode()
+    def _run(self, *command: str | Path) -> str:
+        return subprocess.run(command, check=True, capture_output=True, text=True, cwd=self.folder).stdout
 
     def start(self) -> None:
         """Starts the server and waits until it is ready."""
         settings = [part for option in (*OPTIONS, f"unix_socket_directories={self.folder}") for part in ("-c", option)]
-        command = ["sh", "-c", KEEPER, "sh", str(self._programs / "postgres"), "-D", str(self._data), *settings]
+        program = ("/bin/sh", "-c", KEEPER, "sh", str(self._programs / "postgres"), "-D", str(self._data), *settings)
         environment = {**os.environ, "LOG": str(self.folder / "log")}
         self._keeper = subprocess.Popen(
-            command, stdin=subprocess.PIPE, cwd=self.folder, env=environment, start_new_session=True, **self._as_user
+            [*self._as_user, *program], stdin=subprocess.PIPE, cwd=self.folder, env=environment, start_new_session=True
         )
         deadline = time.monotonic() + START_TIMEOUT_S
         while (lines := self._status()) is None or lines[-1].strip() != "ready":
@@ -116,7 +118,8 @@ class PostgresServer:
     def execute(self, statement: str, database: str = "postgres", user: str = SUPERUSER) -> str:
         """Runs SQL as a superuser would in a terminal, and gives what it prints, bare."""
         options = ("-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1")
-        return self._run("psql", *options, "-h", self.folder, "-U", user, "-d", database, "-c", statement).strip()
+        psql = self._programs / "psql"
+        return self._run(psql, *options, "-h", self.folder, "-U", user, "-d", database, "-c", statement).strip()
 
     def url(self, database: str, user: str = LOGIN) -> str:
         """Gives the SQLAlchemy URL of a database."""

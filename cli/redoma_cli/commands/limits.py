@@ -50,10 +50,13 @@ def change_limits(limits: Limits, given: Mapping[str, str | None]) -> bool:
 def limit_rows(limits: Limits) -> Iterator[tuple[str, str]]:
     """Gives what each limit is called and allows, for people."""
     for field, value in limits.ListFields():
-        if field.name == BUDGET:
-            yield "budget per month", f"{Decimal(value) / MICROS:,f}"
-        else:
-            yield field.name.replace("_", " "), f"{value:,}"
+        name = "budget per month" if field.name == BUDGET else field.name.replace("_", " ")
+        yield name, amount_text(field.name, value)
+
+
+def amount_text(limit: str, value: int) -> str:
+    """Gives an amount in a limit's own unit, for people."""
+    return f"{Decimal(value) / MICROS:,f}" if limit == BUDGET else f"{value:,}"
 
 
 def _amount(text: str) -> int:

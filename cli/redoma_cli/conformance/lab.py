@@ -2,13 +2,14 @@
 
 import asyncio
 import random
+import re
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from google.protobuf.duration_pb2 import Duration
 
-from redoma.tenant.v1.api_key_pb2 import ApiKey, CreateApiKeyRequest, CreateApiKeyResponse
+from redoma.tenant.v1.api_key_pb2 import ApiKey, CreateApiKeyRequest, CreateApiKeyResponse, RevokeApiKeyRequest
 from redoma.tenant.v1.tenant_pb2 import (
     CreateTenantRequest,
     CreateTenantResponse,
@@ -23,6 +24,8 @@ from redoma_cli.conformance.secrecy import Redactor
 from redoma_cli.conformance.settings import Settings
 
 PREFIX = "conformance-"
+# Those that are made anew for each check, unlike the one that is kept for an adapter.
+THROW_AWAY = re.compile(rf"{PREFIX}[0-9a-f]{{12}}")
 DELETE_TRIES, DELETE_PAUSE_S = 4, 0.5
 GONE = ("NOT_FOUND",)
 # All that a tenant's own key can have: a guest who holds it is the strongest there is.
@@ -88,6 +91,7 @@ class Lab:
         self.tenants: list[str] = []
         self._redactor = redactor
         self._callers = [self.anyone]
+        self._borrowed: list[LabKey] = []
 
     async def tenant(self, tenant_id: str = "", settings: Tenant | None = None) -> LabTenant:
         """Makes a tenant with a key.
@@ -103,6 +107,12 @@ class Lab:
         self.tenants.append(tenant_id)
         await self.admin.must(CreateTenantRequest(tenant_id=tenant_id, tenant=wanted), CreateTenantResponse)
         key = await self.key(f"tenants/{tenant_id}")
+        return LabTenant(tenant_id, key, self.caller(key.secret))
+
+    async def borrow(self, tenant_id: str) -> LabTenant:
+        """Makes a key of a tenant that is there and stays there; the key is revoked in the end."""
+        key = await self.key(f"tenants/{tenant_id}")
+        self._borrowed.append(key)
         return LabTenant(tenant_id, key, self.caller(key.secret))
 
     async def key(self, tenant: str, scopes: tuple[str, ...] = SCOPES) -> LabKey:
@@ -121,6 +131,8 @@ class Lab:
     async def close(self, on_left: Callable[[str], None]) -> None:
         """Deletes the tenants, unless they are kept, and closes connections; tells of each tenant that is left."""
         try:
+            for key in self._borrowed:
+                await self.admin.ask(RevokeApiKeyRequest(name=key.name), patient=True)
             for tenant_id in list(self.tenants):
                 if self.settings.keep or not await delete_tenant(self.admin, tenant_id):
                     on_left(tenant_id)

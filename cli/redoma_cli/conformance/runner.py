@@ -14,7 +14,7 @@ from redoma_cli.conformance.caller import Caller
 from redoma_cli.conformance.check import Check, Finding, Probes, Skipped, Unclear
 from redoma_cli.conformance.edge import Edge
 from redoma_cli.conformance.http_client import NoAnswer
-from redoma_cli.conformance.lab import PREFIX, Lab, delete_tenant
+from redoma_cli.conformance.lab import THROW_AWAY, Lab, delete_tenant
 from redoma_cli.conformance.results import CheckResult, Outcome, Report
 from redoma_cli.conformance.secrecy import Redactor
 from redoma_cli.conformance.settings import Settings
@@ -207,7 +207,7 @@ async def clean(edge: Edge, admin_key: str) -> tuple[list[str], list[str]]:
             page = await admin.must(request, ListTenantsResponse)
             for tenant in page.tenants:
                 tenant_id = tenant.name.removeprefix("tenants/")
-                if tenant_id.startswith(PREFIX) and not tenant.HasField("delete_time"):
+                if THROW_AWAY.fullmatch(tenant_id) and not tenant.HasField("delete_time"):
                     (gone if await delete_tenant(admin, tenant_id) else left).append(tenant_id)
             page_token = page.next_page_token
             if not page_token:

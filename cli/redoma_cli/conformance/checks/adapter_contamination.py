@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
@@ -13,7 +12,13 @@ from redoma.model.v1.engine_pb2 import (
     ListUsageRecordsRequest,
     ListUsageRecordsResponse,
 )
-from redoma.tenant.v1.tenant_pb2 import GetTenantRequest, Tenant, UpdateTenantRequest, UpdateTenantResponse
+from redoma.tenant.v1.tenant_pb2 import (
+    GetTenantRequest,
+    GetTenantResponse,
+    Tenant,
+    UpdateTenantRequest,
+    UpdateTenantResponse,
+)
 from redoma_cli.conformance.answer import OK
 from redoma_cli.conformance.check import Probes, Severity, Skipped, Unclear
 from redoma_cli.conformance.lab import PREFIX, Lab, LabTenant
@@ -23,6 +28,8 @@ from redoma_cli.conformance.speech import GrpcSpeech, Speech
 ANSWER_TOKENS = 2
 # Until a changed tenant is known everywhere.
 KNOWN_S, POLL_S = 5.0, 0.2
+# Two random prompts may begin with the same words.
+CHANCE_TOKENS = 16
 REFUSED = ("PERMISSION_DENIED", "NOT_FOUND", "FAILED_PRECONDITION", "INVALID_ARGUMENT")
 
 
@@ -44,14 +51,26 @@ class AdapterContamination:
         probes.step("another tenant's adapter")
         await self._foreign(lab, probes, adapters[0])
         owned = [adapter for adapter in adapters if adapter.tenant.startswith(PREFIX)]
-        if not owned or await self._exists(lab, owned[0].tenant):
+        owner = await self._owner(lab, owned[0]) if owned else None
+        if owner is None:
             probes.leave_out(
-                "reuse across base and adapter: load an adapter whose manifest names a tenant that does not exist, "
-                f"such as {PREFIX}adapter; the check then plays that tenant"
+                f"reuse across base and adapter: load an adapter whose manifest names the tenant {PREFIX}adapter, "
+                "which this check plays"
             )
             return
         probes.step("the same prompt under base and adapter")
-        await self._across(lab, probes, owned[0])
+        try:
+            await self._across(lab, probes, owner, owned[0])
+        finally:
+            await self._switch(lab, owner, "")
+
+    async def _owner(self, lab: Lab, adapter: Adapter) -> LabTenant | None:
+        """Gives the tenant of an adapter: made for this, or one that is kept for it; None if it was deleted."""
+        answer = await lab.admin.ask(GetTenantRequest(name=f"tenants/{adapter.tenant}"), patient=True)
+        if answer.code != OK:
+            return await lab.tenant(adapter.tenant)
+        tenant = GetTenantResponse.FromString(answer.bodies[0]).tenant
+        return await lab.borrow(adapter.tenant) if tenant.state == Tenant.STATE_ACTIVE else None
 
     async def _foreign(self, lab: Lab, probes: Probes, adapter: Adapter) -> None:
         thief = await lab.tenant()
@@ -77,32 +96,29 @@ class AdapterContamination:
             speech.heard.label,
         )
 
-    async def _exists(self, lab: Lab, tenant: str) -> bool:
-        return (await lab.admin.ask(GetTenantRequest(name=f"tenants/{tenant}"), patient=True)).code == OK
-
-    async def _across(self, lab: Lab, probes: Probes, adapter: Adapter) -> None:
-        owner = await lab.tenant(adapter.tenant)
-        prompt = long_prompt(lab.rng)
-        base = [await _heard(lab, owner, prompt) for _ in range(2)]
-        if base[1].heard.cached_tokens == 0:
+    async def _across(self, lab: Lab, probes: Probes, owner: LabTenant, adapter: Adapter) -> None:
+        under_base, under_adapter = long_prompt(lab.rng), long_prompt(lab.rng)
+        await _heard(lab, owner, under_base)
+        again = await _heard(lab, owner, under_base)
+        if again.heard.cached_tokens <= CHANCE_TOKENS:
             raise Skipped("Not even a tenant's own prompt is reused, or it is not told, so that reuse can't be seen.")
         await self._switch(lab, owner, adapter.digest)
-        tuned = await self._settled(lab, owner, prompt, adapter.digest)
-        probes.expect(
-            tuned[0].heard.cached_tokens <= lab.settings.public_prefix_tokens,
-            "a prompt that was computed under the base model, sent under the adapter",
-            "nothing is reused",
-            f"{tuned[0].heard.cached_tokens} of {tuned[0].heard.input_tokens} tokens were",
-        )
-        other = long_prompt(lab.rng)
-        await _heard(lab, owner, other)
+        await self._await_switch(lab, owner, adapter.digest)
+        await self._look(lab, probes, owner, under_base, "computed under the base model, sent under the adapter")
+        await _heard(lab, owner, under_adapter)
         await self._switch(lab, owner, "")
-        back = await self._settled(lab, owner, other, "")
+        await self._await_switch(lab, owner, "")
+        await self._look(lab, probes, owner, under_adapter, "computed under the adapter, sent under the base model")
+
+    async def _look(self, lab: Lab, probes: Probes, owner: LabTenant, prompt: str, what: str) -> None:
+        # What any prompt shares with the earlier ones here: the chat template.
+        shared = (await _heard(lab, owner, long_prompt(lab.rng))).heard.cached_tokens
+        told = (await _heard(lab, owner, prompt)).heard
         probes.expect(
-            2 * back[0].heard.cached_tokens < base[1].heard.cached_tokens,
-            "a prompt that was computed under the adapter, sent under the base model",
-            "nothing but what the base model had computed is reused",
-            f"{back[0].heard.cached_tokens} of {back[0].heard.input_tokens} tokens were",
+            told.cached_tokens <= shared + CHANCE_TOKENS,
+            f"a prompt that was {what}",
+            f"no more is reused than of any other prompt, {shared} tokens",
+            f"{told.cached_tokens} of {told.input_tokens} tokens were",
         )
 
     async def _switch(self, lab: Lab, owner: LabTenant, adapter: str) -> None:
@@ -111,15 +127,15 @@ class AdapterContamination:
         mask = FieldMask(paths=["isolation", "adapter"])
         await lab.admin.must(UpdateTenantRequest(tenant=wanted, update_mask=mask), UpdateTenantResponse)
 
-    async def _settled(self, lab: Lab, owner: LabTenant, prompt: str, adapter: str) -> Sequence[Speech]:
-        """Waits with other prompts until calls go where they were switched to, and then sends this one."""
+    async def _await_switch(self, lab: Lab, owner: LabTenant, adapter: str) -> None:
+        """Returns once calls go where they were switched to."""
         end = time.monotonic() + KNOWN_S
         while True:
             await _heard(lab, owner, short_prompt(lab.rng))
             request = ListUsageRecordsRequest(tenant=owner.id, page_size=1)
             records = (await lab.admin.must(request, ListUsageRecordsResponse)).records
             if records and records[0].adapter == adapter:
-                return [await _heard(lab, owner, prompt)]
+                return
             if time.monotonic() > end:
                 raise Unclear(f"Calls did not go to {adapter or 'the base model'} within {KNOWN_S:.0f} s.")
             await asyncio.sleep(POLL_S)

@@ -6,6 +6,7 @@ import random
 import pytest
 
 from redoma.model.v1.engine_pb2 import Adapter
+from redoma.tenant.v1.tenant_pb2 import Tenant
 from redoma_cli.conformance.catalogue import all_checks, chosen
 from redoma_cli.conformance.check import Check
 from redoma_cli.conformance.edge import edge_at
@@ -86,6 +87,22 @@ def test_sound_deployment_passes(double: DoubleSite, check: str) -> None:
     assert not world.tenants
     assert world.deleted
     assert not report.left_tenants
+
+
+def test_tenant_kept_for_an_adapter_is_played_and_left_as_it_was(double: DoubleSite) -> None:
+    world = World(adapters=ADAPTERS)
+    world.tenants["conformance-adapter"] = Tenant(name="tenants/conformance-adapter", state=Tenant.STATE_ACTIVE)
+    (result,) = run(double, world, "adapter-contamination").results
+    assert (result.outcome, result.left_out) == (Outcome.PASSED, [])
+    assert list(world.tenants) == ["conformance-adapter"]
+    assert not world.tenants["conformance-adapter"].adapter
+    assert all(key.revoked for key in world.keys.values() if key.tenant == "conformance-adapter")
+
+
+@pytest.mark.parametrize("adapters", [(), ADAPTERS[:1]])
+def test_what_no_adapter_allows_is_not_passed_in_silence(double: DoubleSite, adapters: tuple[Adapter, ...]) -> None:
+    (result,) = run(double, World(adapters=adapters), "adapter-contamination").results
+    assert (result.outcome is Outcome.SKIPPED and result.reason) or result.left_out
 
 
 @pytest.mark.parametrize("defect", CAUGHT_BY)

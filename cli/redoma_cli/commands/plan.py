@@ -1,0 +1,193 @@
+"""`redoma plan`: settings that many tenants have."""
+
+from typing import Annotated
+
+import typer
+from google.protobuf.field_mask_pb2 import FieldMask
+from rich.markup import escape
+from rich.table import Table
+
+from redoma.tenant.v1 import quota_pb2 as pb
+from redoma_cli.client import ADMIN, CALL_TIMEOUT_S
+from redoma_cli.commands.confirming import confirm
+from redoma_cli.commands.limits import (
+    BUDGET,
+    BudgetOption,
+    DayOption,
+    MonthOption,
+    RequestsOption,
+    StreamsOption,
+    TokensOption,
+    change_limits,
+    limit_rows,
+)
+from redoma_cli.commands.options import EdgeOption, EtagOption, JsonOption, KeyOption, YesOption
+from redoma_cli.commands.output import print_json, short_name, short_time
+from redoma_cli.commands.quota import AT_LIMITS, AtLimitName, at_limit_text
+from redoma_cli.context import CommandContext, make_context
+from redoma_cli.errors import CliError
+
+PAGE_SIZE = 1_000
+
+PlanArgument = Annotated[str, typer.Argument(metavar="PLAN", help="The plan's id, such as gold.")]
+NameOption = Annotated[str | None, typer.Option("--name", help="What people call it.")]
+WeightOption = Annotated[
+    int | None, typer.Option(min=1, max=1000, help="Share of the model of each of its tenants, relative to others'.")
+]
+AtLimitOption = Annotated[
+    AtLimitName | None, typer.Option(help="At a limit, running answers `end`, or may `finish`. Without it they end.")
+]
+WarnOption = Annotated[
+    list[int] | None,
+    typer.Option("--warn-at", min=1, max=100, help="A percentage at which a warning is given; repeat for more."),
+]
+
+
+def build() -> typer.Typer:
+    """Gives the group of commands."""
+    group = typer.Typer(
+        help="Administer plans; needs the admin key.",
+        epilog="Example:  redoma plan list",
+        no_args_is_help=True,
+        rich_markup_mode="rich",
+    )
+    create_example = "redoma plan create gold --weight 200 --tokens-per-month 50M --budget-per-month 100 --warn-at 90"
+    group.command("create", epilog=f"Example:  {create_example}")(create)
+    group.command("list", epilog="Example:  redoma plan list --json")(list_all)
+    group.command("show", epilog="Example:  redoma plan show gold")(show)
+    group.command("update", epilog="Example:  redoma plan update gold --tokens-per-month none")(update)
+    group.command("delete", epilog="Example:  redoma plan delete gold --yes")(delete)
+    return group
+
+
+def create(
+    plan: PlanArgument,
+    name: NameOption = None,
+    weight: WeightOption = None,
+    requests_per_minute: RequestsOption = None,
+    tokens_per_minute: TokensOption = None,
+    concurrent_streams: StreamsOption = None,
+    tokens_per_day: DayOption = None,
+    tokens_per_month: MonthOption = None,
+    budget_per_month: BudgetOption = None,
+    at_limit: AtLimitOption = None,
+    warn_at: WarnOption = None,
+    edge: EdgeOption = None,
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Create a plan. Give it to a tenant with `redoma tenant update TENANT --plan PLAN`."""
+    context = make_context()
+    given = (requests_per_minute, tokens_per_minute, concurrent_streams, tokens_per_day, tokens_per_month)
+    settings, _ = _settings(plan if name is None else name, weight, (*given, budget_per_month), at_limit, warn_at)
+    with context.client(edge, key, ADMIN) as client, client.telling():
+        request = pb.CreatePlanRequest(plan_id=plan, plan=settings)
+        _show(context, client.quotas.CreatePlan(request, timeout=CALL_TIMEOUT_S).plan, as_json)
+
+
+def list_all(edge: EdgeOption = None, key: KeyOption = None, as_json: JsonOption = False) -> None:
+    """List the plans."""
+    context = make_context()
+    plans: list[pb.Plan] = []
+    with context.client(edge, key, ADMIN) as client, client.telling():
+        page_token = ""
+        while True:
+            request = pb.ListPlansRequest(page_size=PAGE_SIZE, page_token=page_token)
+            page = client.quotas.ListPlans(request, timeout=CALL_TIMEOUT_S)
+            plans += page.plans
+            page_token = page.next_page_token
+            if not page_token:
+                break
+    if as_json:
+        print_json(plans)
+        return
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for column in ("plan", "name", "weight", "limits", "at a limit"):
+        table.add_column(column, justify="right" if column == "weight" else "left", overflow="fold")
+    for plan in plans:
+        limits = ", ".join(f"{value} {limit}" for limit, value in limit_rows(plan.limits)) or "none"
+        table.add_row(
+            short_name(plan.name), escape(plan.display_name), str(plan.weight), limits, at_limit_text(plan.at_limit)
+        )
+    context.out.print(table)
+
+
+def show(plan: PlanArgument, edge: EdgeOption = None, key: KeyOption = None, as_json: JsonOption = False) -> None:
+    """Show a plan."""
+    context = make_context()
+    with context.client(edge, key, ADMIN) as client, client.telling():
+        request = pb.GetPlanRequest(name=f"plans/{plan}")
+        _show(context, client.quotas.GetPlan(request, timeout=CALL_TIMEOUT_S).plan, as_json)
+
+
+def update(
+    plan: PlanArgument,
+    name: NameOption = None,
+    weight: WeightOption = None,
+    requests_per_minute: RequestsOption = None,
+    tokens_per_minute: TokensOption = None,
+    concurrent_streams: StreamsOption = None,
+    tokens_per_day: DayOption = None,
+    tokens_per_month: MonthOption = None,
+    budget_per_month: BudgetOption = None,
+    at_limit: AtLimitOption = None,
+    warn_at: WarnOption = None,
+    etag: EtagOption = "",
+    edge: EdgeOption = None,
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Change a plan; its tenants have it at once. `none` takes a limit away."""
+    context = make_context()
+    given = (requests_per_minute, tokens_per_minute, concurrent_streams, tokens_per_day, tokens_per_month)
+    settings, paths = _settings(name, weight, (*given, budget_per_month), at_limit, warn_at)
+    settings.name, settings.etag = f"plans/{plan}", etag
+    if not paths:
+        raise CliError("There is nothing to change.", "Give --name, --weight, a limit, --at-limit or --warn-at.")
+    with context.client(edge, key, ADMIN) as client, client.telling():
+        request = pb.UpdatePlanRequest(plan=settings, update_mask=FieldMask(paths=paths))
+        _show(context, client.quotas.UpdatePlan(request, timeout=CALL_TIMEOUT_S).plan, as_json)
+
+
+def delete(plan: PlanArgument, yes: YesOption = False, edge: EdgeOption = None, key: KeyOption = None) -> None:
+    """Delete a plan that no tenant has."""
+    context = make_context()
+    confirm(f"Delete the plan {plan}?", yes)
+    with context.client(edge, key, ADMIN) as client, client.telling():
+        client.quotas.DeletePlan(pb.DeletePlanRequest(name=f"plans/{plan}"), timeout=CALL_TIMEOUT_S)
+    context.out.print(f"Deleted {plan}.")
+
+
+def _settings(
+    name: str | None,
+    weight: int | None,
+    limits: tuple[str | None, ...],
+    at_limit: AtLimitName | None,
+    warn_at: list[int] | None,
+) -> tuple[pb.Plan, list[str]]:
+    """Gives the settings, and the paths of those that are given."""
+    names = ("requests_per_minute", "tokens_per_minute", "concurrent_streams", "tokens_per_day", "tokens_per_month")
+    given = dict(zip((*names, BUDGET), limits, strict=True))
+    settings = pb.Plan(display_name=name or "", weight=weight or 0, warning_percents=sorted(warn_at or []))
+    change_limits(settings.limits, given)
+    if at_limit is not None:
+        settings.at_limit = AT_LIMITS[at_limit]
+    others = {"display_name": name, "weight": weight, "at_limit": at_limit, "warning_percents": warn_at}
+    paths = [path for path, value in others.items() if value is not None]
+    return settings, paths + [f"limits.{limit}" for limit, text in given.items() if text is not None]
+
+
+def _show(context: CommandContext, plan: pb.Plan, as_json: bool) -> None:
+    if as_json:
+        print_json(plan)
+        return
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_row("plan", short_name(plan.name))
+    table.add_row("name", escape(plan.display_name))
+    table.add_row("weight", str(plan.weight))
+    for limit, value in limit_rows(plan.limits):
+        table.add_row(limit, value)
+    table.add_row("at a limit", f"running answers {at_limit_text(plan.at_limit)}")
+    table.add_row("warnings at", ", ".join(f"{percent} %" for percent in plan.warning_percents))
+    table.add_row("created", short_time(plan.create_time))
+    context.out.print(table)
