@@ -67,13 +67,13 @@ class PostgresServer:
         try:
             subprocess.run([*self._as_user, installed / "bin" / "postgres", "-V"], check=True, capture_output=True)
         except subprocess.CalledProcessError:
-            copy = self.folder / "install"
-            shutil.copytree(installed, copy, symlinks=True)
-            for path in copy.rglob("*"):
+            package, copy = installed.parent, self.folder / "install"
+            for part in (installed, package.with_name(f"{package.name}.libs")):
+                shutil.copytree(part, copy / part.relative_to(package.parent), symlinks=True)
+            for path in (copy, *copy.rglob("*")):
                 if not path.is_symlink():
                     path.chmod(path.stat().st_mode | 0o055)
-            copy.chmod(0o755)
-            return copy
+            return copy / installed.relative_to(package.parent)
         return installed
 
     def _run(self, *command: str | Path) -> str:

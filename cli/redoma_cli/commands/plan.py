@@ -1,5 +1,6 @@
 """`redoma plan`: settings that many tenants have."""
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -23,19 +24,28 @@ from redoma_cli.commands.limits import (
 )
 from redoma_cli.commands.options import EdgeOption, EtagOption, JsonOption, KeyOption, YesOption
 from redoma_cli.commands.output import print_json, short_name, short_time
-from redoma_cli.commands.quota import AT_LIMITS, AtLimitName, at_limit_text
+from redoma_cli.commands.quota import at_limit_text
 from redoma_cli.context import CommandContext, make_context
 from redoma_cli.errors import CliError
 
 PAGE_SIZE = 1_000
 
+
+class AtLimitName(StrEnum):
+    """What becomes of a running answer at a limit."""
+
+    END = "end"
+    FINISH = "finish"
+
+
+AT_LIMITS = {AtLimitName.END: pb.AT_LIMIT_END, AtLimitName.FINISH: pb.AT_LIMIT_FINISH}
 PlanArgument = Annotated[str, typer.Argument(metavar="PLAN", help="The plan's id, such as gold.")]
 NameOption = Annotated[str | None, typer.Option("--name", help="What people call it.")]
 WeightOption = Annotated[
     int | None, typer.Option(min=1, max=1000, help="Share of the model of each of its tenants, relative to others'.")
 ]
 AtLimitOption = Annotated[
-    AtLimitName | None, typer.Option(help="At a limit, running answers `end`, or may `finish`. Without it they end.")
+    AtLimitName | None, typer.Option(help="Whether running answers end at a limit, the default, or may finish.")
 ]
 WarnOption = Annotated[
     list[int] | None,

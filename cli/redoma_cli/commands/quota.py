@@ -114,7 +114,7 @@ def change(
         _show(context, client.quotas.UpdateQuota(request, timeout=CALL_TIMEOUT_S).quota, as_json)
 
 
-def at_limit_text(at_limit: int) -> str:
+def at_limit_text(at_limit: "pb.AtLimit.ValueType") -> str:
     """Says what becomes of running answers at a limit."""
     return {pb.AT_LIMIT_END: "end", pb.AT_LIMIT_FINISH: "may finish"}.get(at_limit, "as the plan says")
 

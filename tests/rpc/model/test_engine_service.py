@@ -63,6 +63,18 @@ async def test_every_call_is_for_platform_operators_by_the_edge(fake_service: Se
     assert info.reason == "METHOD_DENIED"
 
 
+async def test_the_tenant_service_may_read_the_journal_and_purge_and_no_more(fake_service: Service) -> None:
+    target = UpstreamSettings(target=f"127.0.0.1:{fake_service.server.grpc.port}", server_name="model.private.redoma")
+    async with open_channel(target, fake_service.pki.tls("public", "tenant"), 1 << 20) as channel:
+        stub = EngineServiceStub(channel)
+        await stub.ListUsageRecords(pb.ListUsageRecordsRequest(), metadata=fake_service.operator("ListUsageRecords"))
+        purge = pb.PurgeTenantRequest(tenant="acme")
+        await stub.PurgeTenant(purge, metadata=fake_service.operator("PurgeTenant"))
+        for method in set(METHODS) - {"ListUsageRecords", "PurgeTenant"}:
+            _, info, _ = await refused(begin(stub, method, fake_service.operator(method)))
+            assert info.reason == "METHOD_DENIED", method
+
+
 async def test_state_tells_who_gets_what(fake_service: Service, backend: FakeBackend) -> None:
     backend.pause()
     calls = [

@@ -61,7 +61,8 @@ def test_every_exception_class_has_a_rule() -> None:
 
 def documented() -> dict[str, tuple[grpc.StatusCode, bool]]:
     """Gives what error_reason.proto says of each reason: its code, and whether RetryInfo comes with it."""
-    reason = r"  // ([A-Z_]+)(?:, with QuotaFailure[^.]*)?((?:, with RetryInfo)?)\..*\n(?:  //.*\n)*  ERROR_REASON_([A-Z_]+) ="
+    code = r"  // ([A-Z_]+)(?:, with QuotaFailure[^.]*)?((?:, with RetryInfo)?)\..*\n"
+    reason = code + r"(?:  //.*\n)*  ERROR_REASON_([A-Z_]+) ="
     found = re.findall(reason, PROTO.read_text())
     return {name: (grpc.StatusCode[code], bool(retry)) for code, retry, name in found}
 

@@ -10,13 +10,13 @@ import grpc
 from google.protobuf.message import Message
 from typer.testing import CliRunner, Result
 
-from redoma.tenant.v1 import api_key_pb2, tenant_pb2, user_pb2
+from redoma.tenant.v1 import api_key_pb2, quota_pb2, tenant_pb2, user_pb2
 from redoma_cli.__main__ import build_app
 
 M = TypeVar("M", bound=Message)
 FILES = {
     service.full_name: file
-    for file in (tenant_pb2, api_key_pb2, user_pb2)
+    for file in (tenant_pb2, api_key_pb2, user_pb2, quota_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
 }
 

@@ -58,7 +58,7 @@ class Meter:
         def act(account: Account) -> list[Verdict]:
             return [account.checkpoint(call) for call in calls]
 
-        operation = Operation(act, frozenset(call.token_id for call in calls))
+        operation = Operation(act, frozenset(call.token_id for call in calls), needs_prices=False)
         try:
             return await self._queue.do(tenant, operation)
         except UnknownTenant:

@@ -29,12 +29,14 @@ class Operation(Generic[T]):
         token_ids: The calls that it is about.
         callers: Callers of calls that are not kept yet.
         may_have_ended: Whether the ledger is asked about calls that are not kept.
+        needs_prices: Whether prices matter.
     """
 
     act: Callable[[Account], T]
     token_ids: frozenset[str]
     callers: tuple[Caller, ...] = ()
     may_have_ended: bool = False
+    needs_prices: bool = True
     outcome: T | None = None
 
     def on(self, account: Account) -> None:

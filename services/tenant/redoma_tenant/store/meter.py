@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from redoma_kit.database import Database, Scope
 from redoma_tenant.limits import limits_from_json
 from redoma_tenant.meter.account import WHOLE_TENANT, Account, KeyTerms
+from redoma_tenant.meter.prices import PriceList
 from redoma_tenant.meter.queue import Operation, UnknownTenant
 from redoma_tenant.store.counters import NAMES as COUNTER_NAMES
 from redoma_tenant.store.counters import counters_of, lock_counters, write_counters
@@ -73,7 +74,7 @@ async def _read(session: AsyncSession, tenant: str, now: datetime, operations: S
         tenant=tenant,
         now=now,
         terms=tenant_terms(rows[0]),
-        prices=await read_prices(session),
+        prices=await read_prices(session) if any(one.needs_prices for one in operations) else PriceList(),
         counters={WHOLE_TENANT: own}
         | {row["key_id"]: counters_of(row) for row in keys if row["counters_of"] is not None},
         keys={row["key_id"]: KeyTerms(limits_from_json(row["key_limits"]), _key_end(row, now)) for row in keys},

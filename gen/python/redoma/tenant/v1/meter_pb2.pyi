@@ -32,7 +32,9 @@ class ReserveRequest(_message.Message):
     INPUT_TOKENS_FIELD_NUMBER: _builtins.int
     MAX_OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """The model it asks, by the id that the caller named; empty is the default one."""
+    """The model it asks, by the id or the alias that the caller named; empty is the default one. A name without a price of its
+    own is held at the dearest, and booked at the price of the model that answers.
+    """
     input_tokens: _builtins.int
     """Tokens of its prompt, or as many as they can be at most. 0 or more."""
     max_output_tokens: _builtins.int

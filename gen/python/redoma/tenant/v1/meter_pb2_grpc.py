@@ -70,7 +70,8 @@ class MeterServiceServicer:
     def Reserve(self, request, context):
         """Holds what a call may use, before it is made, for the identity that the request carries. Nothing is held on a refusal.
 
-        Errors: UNAUTHENTICATED (CREDENTIAL_INVALID), RESOURCE_EXHAUSTED (QUOTA_EXCEEDED).
+        Errors: UNAUTHENTICATED (CREDENTIAL_INVALID, CREDENTIAL_REVOKED, CREDENTIAL_EXPIRED), PERMISSION_DENIED (TENANT_DISABLED),
+        RESOURCE_EXHAUSTED (QUOTA_EXCEEDED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

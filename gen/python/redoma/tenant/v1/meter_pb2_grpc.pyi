@@ -40,7 +40,8 @@ class MeterServiceStub:
     Reserve: _grpc.UnaryUnaryMultiCallable[_meter_pb2.ReserveRequest, _meter_pb2.ReserveResponse]
     """Holds what a call may use, before it is made, for the identity that the request carries. Nothing is held on a refusal.
 
-    Errors: UNAUTHENTICATED (CREDENTIAL_INVALID), RESOURCE_EXHAUSTED (QUOTA_EXCEEDED).
+    Errors: UNAUTHENTICATED (CREDENTIAL_INVALID, CREDENTIAL_REVOKED, CREDENTIAL_EXPIRED), PERMISSION_DENIED (TENANT_DISABLED),
+    RESOURCE_EXHAUSTED (QUOTA_EXCEEDED).
     """
     Checkpoint: _grpc.UnaryUnaryMultiCallable[_meter_pb2.CheckpointRequest, _meter_pb2.CheckpointResponse]
     """Notes what running calls have used so far, keeps what they hold from lapsing, and asks for more where that is used up."""
@@ -61,7 +62,8 @@ class MeterServiceAsyncStub(MeterServiceStub):
     Reserve: _aio.UnaryUnaryMultiCallable[_meter_pb2.ReserveRequest, _meter_pb2.ReserveResponse]  # type: ignore[assignment]
     """Holds what a call may use, before it is made, for the identity that the request carries. Nothing is held on a refusal.
 
-    Errors: UNAUTHENTICATED (CREDENTIAL_INVALID), RESOURCE_EXHAUSTED (QUOTA_EXCEEDED).
+    Errors: UNAUTHENTICATED (CREDENTIAL_INVALID, CREDENTIAL_REVOKED, CREDENTIAL_EXPIRED), PERMISSION_DENIED (TENANT_DISABLED),
+    RESOURCE_EXHAUSTED (QUOTA_EXCEEDED).
     """
     Checkpoint: _aio.UnaryUnaryMultiCallable[_meter_pb2.CheckpointRequest, _meter_pb2.CheckpointResponse]  # type: ignore[assignment]
     """Notes what running calls have used so far, keeps what they hold from lapsing, and asks for more where that is used up."""
@@ -85,7 +87,8 @@ class MeterServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_meter_pb2.ReserveResponse, _abc.Awaitable[_meter_pb2.ReserveResponse]]:
         """Holds what a call may use, before it is made, for the identity that the request carries. Nothing is held on a refusal.
 
-        Errors: UNAUTHENTICATED (CREDENTIAL_INVALID), RESOURCE_EXHAUSTED (QUOTA_EXCEEDED).
+        Errors: UNAUTHENTICATED (CREDENTIAL_INVALID, CREDENTIAL_REVOKED, CREDENTIAL_EXPIRED), PERMISSION_DENIED (TENANT_DISABLED),
+        RESOURCE_EXHAUSTED (QUOTA_EXCEEDED).
         """
 
     @_abc_1.abstractmethod
