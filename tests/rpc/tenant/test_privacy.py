@@ -250,5 +250,6 @@ async def test_a_deleted_tenant_is_purged_when_its_time_has_come_and_not_before(
     await places.complete(found[0].name)
     keys = await site.call(f"{API_KEYS}ListApiKeys", api_key_pb2.ListApiKeysRequest(parent="tenants/acme"))
     assert not keys.api_keys
+    assert not (await site.call(f"{TENANTS}ListTenants", tenant_pb2.ListTenantsRequest())).tenants
     taken = tenant_pb2.CreateTenantRequest(tenant_id="acme")
     assert (await refused(site.call(f"{TENANTS}CreateTenant", taken))).reason == "RESOURCE_EXISTS"

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, RowMapping, Select, func, insert, select, update
+from sqlalchemy import ColumnElement, RowMapping, Select, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -71,8 +71,9 @@ class SqlTenantStore:
         return None if row is None else _tenant(row)
 
     async def list_tenants(self, after: str | None, limit: int) -> Sequence[Tenant]:
-        """Gives at most `limit` tenants in the order of their ids, those after `after`."""
-        query = _tenants().order_by(TENANTS.c.id).limit(limit)
+        """Gives at most `limit` tenants in the order of their ids, those after `after`, but those that were purged."""
+        is_there = or_(TENANTS.c.state != TenantState.DELETING.value, TENANTS.c.purge_time.is_not(None))
+        query = _tenants().where(is_there).order_by(TENANTS.c.id).limit(limit)
         if after is not None:
             query = query.where(TENANTS.c.id > after)
         async with self._database.transaction(PLATFORM) as session:

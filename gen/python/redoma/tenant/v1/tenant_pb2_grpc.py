@@ -114,7 +114,7 @@ class TenantServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListTenants(self, request, context):
-        """Lists tenants in the order of their ids.
+        """Lists tenants in the order of their ids. Of one that was purged only its id is kept, so that nobody else gets it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

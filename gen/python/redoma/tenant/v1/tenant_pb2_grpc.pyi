@@ -43,7 +43,7 @@ class TenantServiceStub:
     GetTenant: _grpc.UnaryUnaryMultiCallable[_tenant_pb2.GetTenantRequest, _tenant_pb2.GetTenantResponse]
     """Gets a tenant."""
     ListTenants: _grpc.UnaryUnaryMultiCallable[_tenant_pb2.ListTenantsRequest, _tenant_pb2.ListTenantsResponse]
-    """Lists tenants in the order of their ids."""
+    """Lists tenants in the order of their ids. Of one that was purged only its id is kept, so that nobody else gets it."""
     UpdateTenant: _grpc.UnaryUnaryMultiCallable[_tenant_pb2.UpdateTenantRequest, _tenant_pb2.UpdateTenantResponse]
     """Changes the fields that the mask names. Errors: ABORTED (ETAG_MISMATCH), FAILED_PRECONDITION (STATE_CONFLICT) for a
     tenant that is being deleted.
@@ -82,7 +82,7 @@ class TenantServiceAsyncStub(TenantServiceStub):
     GetTenant: _aio.UnaryUnaryMultiCallable[_tenant_pb2.GetTenantRequest, _tenant_pb2.GetTenantResponse]  # type: ignore[assignment]
     """Gets a tenant."""
     ListTenants: _aio.UnaryUnaryMultiCallable[_tenant_pb2.ListTenantsRequest, _tenant_pb2.ListTenantsResponse]  # type: ignore[assignment]
-    """Lists tenants in the order of their ids."""
+    """Lists tenants in the order of their ids. Of one that was purged only its id is kept, so that nobody else gets it."""
     UpdateTenant: _aio.UnaryUnaryMultiCallable[_tenant_pb2.UpdateTenantRequest, _tenant_pb2.UpdateTenantResponse]  # type: ignore[assignment]
     """Changes the fields that the mask names. Errors: ABORTED (ETAG_MISMATCH), FAILED_PRECONDITION (STATE_CONFLICT) for a
     tenant that is being deleted.
@@ -136,7 +136,7 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tenant_pb2.ListTenantsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tenant_pb2.ListTenantsResponse, _abc.Awaitable[_tenant_pb2.ListTenantsResponse]]:
-        """Lists tenants in the order of their ids."""
+        """Lists tenants in the order of their ids. Of one that was purged only its id is kept, so that nobody else gets it."""
 
     @_abc_1.abstractmethod
     def UpdateTenant(
