@@ -4,13 +4,13 @@ import json
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from redoma.tenant.v1.audit_pb2 import (
     AuditEntry,
@@ -24,7 +24,8 @@ from redoma_cli.audit_chain import ChainBroken, ExportedChain, Head, check_signa
 from redoma_cli.client import ADMIN, CALL_TIMEOUT_S, EdgeClient
 from redoma_cli.commands.durations import parse_duration
 from redoma_cli.commands.options import EdgeOption, JsonOption, KeyOption
-from redoma_cli.commands.output import print_json
+from redoma_cli.commands.output import list_table, print_json
+from redoma_cli.commands.pages import MOST_PER_PAGE, pages
 from redoma_cli.context import CommandContext, make_context
 from redoma_cli.errors import FAILED, CliError
 from redoma_cli.local.pki import DevelopmentAuthority
@@ -39,7 +40,6 @@ ChainArgument = Annotated[
     ),
 ]
 EXPORT_TIMEOUT_S = 600.0
-MOST_PER_PAGE = 1_000
 OWN = "tenants/-"
 PLATFORM = "platform"
 HEAD_SUFFIX = ".head.json"
@@ -81,25 +81,23 @@ def list_entries(
     """List what was done, the latest first."""
     context = make_context()
     request = ListAuditEntriesRequest(
-        parent=parent_of(chain), actor=actor, action=action, result=result, resource_prefix=resource
+        parent=parent_of(chain),
+        actor=actor,
+        action=action,
+        result=result,
+        resource_prefix=resource,
+        page_size=min(MOST_PER_PAGE, limit),
     )
     if since is not None:
         request.start_time.FromDatetime(datetime.now(UTC) - parse_duration(since))
-    entries: list[AuditEntry] = []
     with context.client(edge, key, ADMIN) as client, client.telling():
-        while len(entries) < limit:
-            request.page_size = min(MOST_PER_PAGE, limit - len(entries))
-            page = client.audit.ListAuditEntries(request, timeout=CALL_TIMEOUT_S)
-            entries += page.audit_entries
-            request.page_token = page.next_page_token
-            if not page.next_page_token:
-                break
+        found = (entry for page in pages(client.audit.ListAuditEntries, request) for entry in page.audit_entries)
+        entries = list(islice(found, limit))
     if as_json:
         print_json(entries)
         return
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    for column in ("#", "time", "who", "what", "to", "result", "times", "from", "more"):
-        table.add_column(column, justify="right" if column in ("#", "times") else "left", overflow="fold")
+    columns = ("#", "time", "who", "what", "to", "result", "times", "from", "more")
+    table = list_table(columns, right=("#", "times"))
     for entry in entries:
         table.add_row(*(escape(text) for text in _cells(entry)))
     context.out.print(table)

@@ -4,7 +4,6 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from redoma.tenant.v1.user_pb2 import (
     CreateIdentityProviderRequest,
@@ -15,7 +14,8 @@ from redoma.tenant.v1.user_pb2 import (
 from redoma_cli.client import ADMIN, CALL_TIMEOUT_S
 from redoma_cli.commands.confirming import confirm
 from redoma_cli.commands.options import EdgeOption, JsonOption, KeyOption, YesOption
-from redoma_cli.commands.output import print_json, short_name, short_time
+from redoma_cli.commands.output import list_table, print_json, short_name, short_time
+from redoma_cli.commands.pages import MOST_PER_PAGE, pages
 from redoma_cli.commands.roles import RoleName, role_text
 from redoma_cli.context import CommandContext, make_context
 from redoma_cli.errors import CliError
@@ -97,15 +97,10 @@ def create(
 def list_all(edge: EdgeOption = None, key: KeyOption = None, as_json: JsonOption = False) -> None:
     """List the identity providers."""
     context = make_context()
-    providers: list[IdentityProvider] = []
-    request = ListIdentityProvidersRequest(page_size=1000)
+    request = ListIdentityProvidersRequest(page_size=MOST_PER_PAGE)
     with context.client(edge, key, ADMIN) as client, client.telling():
-        while True:
-            page = client.users.ListIdentityProviders(request, timeout=CALL_TIMEOUT_S)
-            providers += page.identity_providers
-            request.page_token = page.next_page_token
-            if not page.next_page_token:
-                break
+        found = pages(client.users.ListIdentityProviders, request)
+        providers = [provider for page in found for provider in page.identity_providers]
     if as_json:
         print_json(providers)
     else:
@@ -136,9 +131,8 @@ def parse_role(text: str) -> tuple[str, RoleName]:
 
 
 def _print(context: CommandContext, providers: list[IdentityProvider]) -> None:
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    for column in ("provider", "issuer", "audience", "tenant", "roles", "otherwise", "created"):
-        table.add_column(column, no_wrap=column == "provider", overflow="fold")
+    columns = ("provider", "issuer", "audience", "tenant", "roles", "otherwise", "created")
+    table = list_table(columns, whole=("provider",))
     for item in providers:
         table.add_row(
             short_name(item.name),

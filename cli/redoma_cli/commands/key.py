@@ -20,13 +20,14 @@ from redoma_cli.commands.limits import (
     StreamsOption,
     TokensOption,
     change_limits,
+    limits_given,
 )
-from redoma_cli.commands.options import EdgeOption, EtagOption, JsonOption, KeyOption
+from redoma_cli.commands.names import child_resource
+from redoma_cli.commands.options import EdgeOption, EtagOption, JsonOption, KeyOption, TenantArgument
 from redoma_cli.commands.output import print_json, short_name
 from redoma_cli.context import make_context
 from redoma_cli.errors import CliError
 
-TenantArgument = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's id, such as acme.")]
 ApiKeyArgument = Annotated[
     str,
     typer.Argument(metavar="TENANT/KEY", help="The first column of `redoma key list`, or the whole resource name."),
@@ -101,7 +102,7 @@ def create(
         set_expiry(settings, expires_in)
     if user:
         settings.user = user_of(tenant, user)
-    given = _limits_given(
+    given = limits_given(
         requests_per_minute, tokens_per_minute, concurrent_streams, tokens_per_day, tokens_per_month, budget_per_month
     )
     limits = Limits()
@@ -168,7 +169,7 @@ def update(
     if user is not None:
         wanted.user = user and user_of(resource.split("/")[1], user)
         paths.append("user")
-    given = _limits_given(
+    given = limits_given(
         requests_per_minute, tokens_per_minute, concurrent_streams, tokens_per_day, tokens_per_month, budget_per_month
     )
     has_limits = change_limits(Limits(), given)
@@ -219,12 +220,7 @@ def key_resource(text: str) -> str:
     Raises:
         CliError: It is neither.
     """
-    parts = text.split("/")
-    if len(parts) == 2 and all(parts):
-        return f"tenants/{parts[0]}/apiKeys/{parts[1]}"
-    if len(parts) == 4 and parts[0] == "tenants" and parts[2] == "apiKeys":
-        return text
-    raise CliError(f"{text} is not a key's name.", "Write it as TENANT/KEY; `redoma key list TENANT` shows them.")
+    return child_resource(text, "apiKeys", "a key", "redoma key list TENANT")
 
 
 def user_of(tenant: str, text: str) -> str:
@@ -251,24 +247,6 @@ def _wanted(
         wanted.cidrs.extend(item for item in cidr if item)
         paths.append("cidrs")
     return wanted, paths
-
-
-def _limits_given(
-    requests_per_minute: str | None,
-    tokens_per_minute: str | None,
-    concurrent_streams: str | None,
-    tokens_per_day: str | None,
-    tokens_per_month: str | None,
-    budget_per_month: str | None,
-) -> Mapping[str, str | None]:
-    return {
-        "requests_per_minute": requests_per_minute,
-        "tokens_per_minute": tokens_per_minute,
-        "concurrent_streams": concurrent_streams,
-        "tokens_per_day": tokens_per_day,
-        "tokens_per_month": tokens_per_month,
-        "budget_micros_per_month": budget_per_month,
-    }
 
 
 def _merge_limits(client: EdgeClient, wanted: ApiKey, given: Mapping[str, str | None]) -> None:

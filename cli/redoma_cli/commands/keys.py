@@ -15,27 +15,22 @@ from redoma.tenant.v1.api_key_pb2 import (
 from redoma_cli.client import CALL_TIMEOUT_S, EdgeClient
 from redoma_cli.commands.durations import parse_duration
 from redoma_cli.commands.limits import limit_rows
-from redoma_cli.commands.output import print_json, short_name, short_time
+from redoma_cli.commands.names import child_id
+from redoma_cli.commands.output import list_table, print_json, settings_table, short_name, short_time
+from redoma_cli.commands.pages import MOST_PER_PAGE, pages
 from redoma_cli.context import CommandContext
 
 
 def list_keys(client: EdgeClient, parent: str) -> list[ApiKey]:
     """Gives all keys of a tenant, or of operators, the newest first."""
-    keys: list[ApiKey] = []
-    request = ListApiKeysRequest(parent=parent, page_size=1000)
-    while True:
-        page = client.keys.ListApiKeys(request, timeout=CALL_TIMEOUT_S)
-        keys += page.api_keys
-        request.page_token = page.next_page_token
-        if not page.next_page_token:
-            return keys
+    request = ListApiKeysRequest(parent=parent, page_size=MOST_PER_PAGE)
+    return [api_key for page in pages(client.keys.ListApiKeys, request) for api_key in page.api_keys]
 
 
 def key_table(keys: list[ApiKey]) -> Table:
     """Gives a table of keys."""
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    for column in ("key", "name", "begins with", "state", "may", "created", "last used", "expires"):
-        table.add_column(column, no_wrap=column in ("key", "begins with", "state"), overflow="fold")
+    columns = ("key", "name", "begins with", "state", "may", "created", "last used", "expires")
+    table = list_table(columns, whole=("key", "begins with", "state"))
     for item in keys:
         table.add_row(
             key_id(item),
@@ -72,11 +67,7 @@ def show_key(context: CommandContext, api_key: ApiKey, as_json: bool) -> None:
         ("replaced by", short_name(api_key.replaced_by)),
         ("etag", api_key.etag),
     ]
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for name, value in rows:
-        if value:
-            table.add_row(name, escape(value))
-    context.out.print(table)
+    context.out.print(settings_table(rows))
 
 
 def rotate_key(
@@ -109,8 +100,7 @@ def revoke_key(context: CommandContext, client: EdgeClient, resource: str, as_js
 
 def key_id(api_key: ApiKey) -> str:
     """Names a key for people: tenant/key, or the key alone for an operator's."""
-    parts = api_key.name.split("/")
-    return f"{parts[1]}/{parts[3]}" if parts[0] == "tenants" else parts[-1]
+    return child_id(api_key.name) if api_key.name.startswith("tenants/") else short_name(api_key.name)
 
 
 def _state(api_key: ApiKey) -> str:

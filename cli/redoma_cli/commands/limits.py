@@ -33,6 +33,25 @@ BudgetOption = Annotated[
 ]
 
 
+def limits_given(
+    requests_per_minute: str | None,
+    tokens_per_minute: str | None,
+    concurrent_streams: str | None,
+    tokens_per_day: str | None,
+    tokens_per_month: str | None,
+    budget_per_month: str | None,
+) -> Mapping[str, str | None]:
+    """Gives what the options say by the names of the limits, None for what is not given."""
+    return {
+        "requests_per_minute": requests_per_minute,
+        "tokens_per_minute": tokens_per_minute,
+        "concurrent_streams": concurrent_streams,
+        "tokens_per_day": tokens_per_day,
+        "tokens_per_month": tokens_per_month,
+        BUDGET: budget_per_month,
+    }
+
+
 def change_limits(limits: Limits, given: Mapping[str, str | None]) -> bool:
     """Sets in `limits` what is given by name, `none` taking a limit away; says whether anything was given.
 
@@ -50,8 +69,12 @@ def change_limits(limits: Limits, given: Mapping[str, str | None]) -> bool:
 def limit_rows(limits: Limits) -> Iterator[tuple[str, str]]:
     """Gives what each limit is called and allows, for people."""
     for field, value in limits.ListFields():
-        name = "budget per month" if field.name == BUDGET else field.name.replace("_", " ")
-        yield name, amount_text(field.name, value)
+        yield limit_name(field.name), amount_text(field.name, value)
+
+
+def limit_name(limit: str) -> str:
+    """Gives what people call a limit."""
+    return "budget per month" if limit == BUDGET else limit.replace("_", " ")
 
 
 def amount_text(limit: str, value: int) -> str:

@@ -24,6 +24,7 @@ GrammarOption = Annotated[
     Path | None,
     typer.Option("--grammar", metavar="FILE", help="Answer as the GBNF grammar in this file allows."),
 ]
+TenantArgument = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's id, such as acme.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
 EtagOption = Annotated[

@@ -1,12 +1,14 @@
 """How answers are written down for a person or a program."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from datetime import UTC
 
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
+from rich.markup import escape
+from rich.table import Table
 
 
 def print_json(content: Message | Sequence[Message]) -> None:
@@ -16,6 +18,25 @@ def print_json(content: Message | Sequence[Message]) -> None:
     else:
         value = [MessageToDict(item, preserving_proto_field_name=True) for item in content]
     print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def list_table(columns: Iterable[str], right: Container[str] = (), whole: Container[str] = ()) -> Table:
+    """Gives an empty table of many things; columns in `right` hold numbers, those in `whole` are never wrapped."""
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for column in columns:
+        table.add_column(
+            column, justify="right" if column in right else "left", no_wrap=column in whole, overflow="fold"
+        )
+    return table
+
+
+def settings_table(rows: Iterable[tuple[str, str]]) -> Table:
+    """Gives a table of one thing, a name and a value to a row; what is empty is left out."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for name, value in rows:
+        if value:
+            table.add_row(name, escape(value))
+    return table
 
 
 def short_name(resource: str) -> str:

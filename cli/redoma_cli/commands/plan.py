@@ -1,18 +1,17 @@
 """`redoma plan`: settings that many tenants have."""
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 from google.protobuf.field_mask_pb2 import FieldMask
 from rich.markup import escape
-from rich.table import Table
 
 from redoma.tenant.v1 import quota_pb2 as pb
 from redoma_cli.client import ADMIN, CALL_TIMEOUT_S
 from redoma_cli.commands.confirming import confirm
 from redoma_cli.commands.limits import (
-    BUDGET,
     BudgetOption,
     DayOption,
     MonthOption,
@@ -21,14 +20,14 @@ from redoma_cli.commands.limits import (
     TokensOption,
     change_limits,
     limit_rows,
+    limits_given,
 )
 from redoma_cli.commands.options import EdgeOption, EtagOption, JsonOption, KeyOption, YesOption
-from redoma_cli.commands.output import print_json, short_name, short_time
+from redoma_cli.commands.output import list_table, print_json, settings_table, short_name, short_time
+from redoma_cli.commands.pages import MOST_PER_PAGE, pages
 from redoma_cli.commands.quota import at_limit_text
 from redoma_cli.context import CommandContext, make_context
 from redoma_cli.errors import CliError
-
-PAGE_SIZE = 1_000
 
 
 class AtLimitName(StrEnum):
@@ -88,8 +87,10 @@ def create(
 ) -> None:
     """Create a plan. Give it to a tenant with `redoma tenant update TENANT --plan PLAN`."""
     context = make_context()
-    given = (requests_per_minute, tokens_per_minute, concurrent_streams, tokens_per_day, tokens_per_month)
-    settings, _ = _settings(plan if name is None else name, weight, (*given, budget_per_month), at_limit, warn_at)
+    given = limits_given(
+        requests_per_minute, tokens_per_minute, concurrent_streams, tokens_per_day, tokens_per_month, budget_per_month
+    )
+    settings, _ = _settings(plan if name is None else name, weight, given, at_limit, warn_at)
     with context.client(edge, key, ADMIN) as client, client.telling():
         request = pb.CreatePlanRequest(plan_id=plan, plan=settings)
         _show(context, client.quotas.CreatePlan(request, timeout=CALL_TIMEOUT_S).plan, as_json)
@@ -98,22 +99,13 @@ def create(
 def list_all(edge: EdgeOption = None, key: KeyOption = None, as_json: JsonOption = False) -> None:
     """List the plans."""
     context = make_context()
-    plans: list[pb.Plan] = []
+    request = pb.ListPlansRequest(page_size=MOST_PER_PAGE)
     with context.client(edge, key, ADMIN) as client, client.telling():
-        page_token = ""
-        while True:
-            request = pb.ListPlansRequest(page_size=PAGE_SIZE, page_token=page_token)
-            page = client.quotas.ListPlans(request, timeout=CALL_TIMEOUT_S)
-            plans += page.plans
-            page_token = page.next_page_token
-            if not page_token:
-                break
+        plans = [plan for page in pages(client.quotas.ListPlans, request) for plan in page.plans]
     if as_json:
         print_json(plans)
         return
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    for column in ("plan", "name", "weight", "limits", "at a limit"):
-        table.add_column(column, justify="right" if column == "weight" else "left", overflow="fold")
+    table = list_table(("plan", "name", "weight", "limits", "at a limit"), right=("weight",))
     for plan in plans:
         limits = ", ".join(f"{value} {limit}" for limit, value in limit_rows(plan.limits)) or "none"
         table.add_row(
@@ -149,8 +141,10 @@ def update(
 ) -> None:
     """Change a plan; its tenants have it at once. `none` takes a limit away."""
     context = make_context()
-    given = (requests_per_minute, tokens_per_minute, concurrent_streams, tokens_per_day, tokens_per_month)
-    settings, paths = _settings(name, weight, (*given, budget_per_month), at_limit, warn_at)
+    given = limits_given(
+        requests_per_minute, tokens_per_minute, concurrent_streams, tokens_per_day, tokens_per_month, budget_per_month
+    )
+    settings, paths = _settings(name, weight, given, at_limit, warn_at)
     settings.name, settings.etag = f"plans/{plan}", etag
     if not paths:
         raise CliError("There is nothing to change.", "Give --name, --weight, a limit, --at-limit or --warn-at.")
@@ -171,33 +165,32 @@ def delete(plan: PlanArgument, yes: YesOption = False, edge: EdgeOption = None, 
 def _settings(
     name: str | None,
     weight: int | None,
-    limits: tuple[str | None, ...],
+    limits: Mapping[str, str | None],
     at_limit: AtLimitName | None,
     warn_at: list[int] | None,
 ) -> tuple[pb.Plan, list[str]]:
     """Gives the settings, and the paths of those that are given."""
-    names = ("requests_per_minute", "tokens_per_minute", "concurrent_streams", "tokens_per_day", "tokens_per_month")
-    given = dict(zip((*names, BUDGET), limits, strict=True))
     settings = pb.Plan(display_name=name or "", weight=weight or 0, warning_percents=sorted(warn_at or []))
-    change_limits(settings.limits, given)
+    change_limits(settings.limits, limits)
     if at_limit is not None:
         settings.at_limit = AT_LIMITS[at_limit]
     others = {"display_name": name, "weight": weight, "at_limit": at_limit, "warning_percents": warn_at}
     paths = [path for path, value in others.items() if value is not None]
-    return settings, paths + [f"limits.{limit}" for limit, text in given.items() if text is not None]
+    return settings, paths + [f"limits.{limit}" for limit, text in limits.items() if text is not None]
 
 
 def _show(context: CommandContext, plan: pb.Plan, as_json: bool) -> None:
     if as_json:
         print_json(plan)
         return
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_row("plan", short_name(plan.name))
-    table.add_row("name", escape(plan.display_name))
-    table.add_row("weight", str(plan.weight))
-    for limit, value in limit_rows(plan.limits):
-        table.add_row(limit, value)
-    table.add_row("at a limit", f"running answers {at_limit_text(plan.at_limit)}")
-    table.add_row("warnings at", ", ".join(f"{percent} %" for percent in plan.warning_percents))
-    table.add_row("created", short_time(plan.create_time))
-    context.out.print(table)
+    rows = (
+        ("plan", short_name(plan.name)),
+        ("name", plan.display_name),
+        ("weight", str(plan.weight)),
+        *limit_rows(plan.limits),
+        ("at a limit", f"running answers {at_limit_text(plan.at_limit)}"),
+        ("warnings at", ", ".join(f"{percent} %" for percent in plan.warning_percents)),
+        ("created", short_time(plan.create_time)),
+        ("etag", plan.etag),
+    )
+    context.out.print(settings_table(rows))

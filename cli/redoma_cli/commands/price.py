@@ -11,7 +11,7 @@ from rich.table import Table
 from redoma.tenant.v1 import quota_pb2 as pb
 from redoma_cli.client import ADMIN, CALL_TIMEOUT_S
 from redoma_cli.commands.options import EdgeOption, JsonOption, KeyOption
-from redoma_cli.commands.output import print_json
+from redoma_cli.commands.output import list_table, print_json
 from redoma_cli.context import make_context
 from redoma_cli.errors import CliError
 
@@ -100,9 +100,8 @@ def money_micros(text: str) -> int:
 
 
 def _table(prices: list[pb.Price]) -> Table:
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    for column in ("model", "input", "cached input", "output", "for a million"):
-        table.add_column(column, justify="left" if column in ("model", "for a million") else "right")
+    numbers = ("input", "cached input", "output")
+    table = list_table(("model", *numbers, "for a million"), right=numbers)
     for price in prices:
         amounts = (
             price.input_micros_per_million,

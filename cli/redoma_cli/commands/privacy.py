@@ -2,12 +2,12 @@
 
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.progress import DownloadColumn, Progress, SpinnerColumn, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
 from redoma.tenant.v1.privacy_pb2 import (
@@ -18,12 +18,16 @@ from redoma.tenant.v1.privacy_pb2 import (
     ListErasuresRequest,
 )
 from redoma_cli.client import ADMIN, CALL_TIMEOUT_S, EdgeClient
-from redoma_cli.commands.options import EdgeOption, JsonOption, KeyOption
-from redoma_cli.commands.output import print_json, short_time
+from redoma_cli.commands.confirming import confirm
+from redoma_cli.commands.downloads import shown
+from redoma_cli.commands.names import child_id, child_resource
+from redoma_cli.commands.options import EdgeOption, JsonOption, KeyOption, TenantArgument, YesOption
+from redoma_cli.commands.output import list_table, print_json, short_time
+from redoma_cli.commands.pages import MOST_PER_PAGE, pages
 from redoma_cli.context import CommandContext, make_context
 from redoma_cli.errors import CliError
+from redoma_cli.saved_file import saved_file
 
-TenantArgument = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's id, such as acme.")]
 PrincipalOption = Annotated[
     str,
     typer.Option(
@@ -65,31 +69,12 @@ def export(
     context = make_context()
     request = ExportDataRequest(parent=f"tenants/{tenant}", principal=principal_resource(tenant, principal))
     to_stdout = str(output) == "-"
-    if not to_stdout and output.exists():
-        raise CliError(f"{output} exists already.", "Choose another name, or remove it first.")
-    partial = output.with_name(output.name + ".part")
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), DownloadColumn(), TransferSpeedColumn())
-    with (
-        context.client(edge, key, ADMIN) as client,
-        client.telling(),
-        Progress(*columns, console=context.err, transient=True, disable=not context.err.is_terminal) as progress,
-    ):
-        task = progress.add_task(f"exporting {escape(tenant)}", total=None)
-        file = sys.stdout.buffer if to_stdout else partial.open("xb")
-        try:
-            for response in client.privacy.ExportData(request, timeout=EXPORT_TIMEOUT_S):
-                file.write(response.data)
-                progress.advance(task, len(response.data))
-            file.flush()
-        except BaseException:
-            if not to_stdout:
-                partial.unlink(missing_ok=True)
-            raise
-        finally:
-            if not to_stdout:
-                file.close()
+    target = nullcontext(sys.stdout.buffer) if to_stdout else saved_file(output)
+    with context.client(edge, key, ADMIN) as client, client.telling(), target as file:
+        pieces = client.privacy.ExportData(request, timeout=EXPORT_TIMEOUT_S)
+        file.writelines(shown(context, f"exporting {tenant}", (piece.data for piece in pieces)))
+        file.flush()
     if not to_stdout:
-        partial.rename(output)
         context.err.print(f"Wrote {escape(str(output))}.")
 
 
@@ -97,7 +82,7 @@ def erase(
     tenant: TenantArgument,
     principal: PrincipalOption = "",
     purpose: Annotated[str, typer.Option("--purpose", help="Why; it stands in the certificate.")] = "",
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: YesOption = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until every service has acknowledged.")] = True,
     edge: EdgeOption = None,
     key: KeyOption = None,
@@ -106,7 +91,7 @@ def erase(
     """Erase the conversations of a tenant or a person from every store and cache. Ledger and audit trail stay."""
     context = make_context()
     name = principal_resource(tenant, principal)
-    _confirm(name or f"tenants/{tenant}", yes)
+    confirm(f"Erase the conversations of {name or f'tenants/{tenant}'} for good, and end its running calls?", yes)
     request = EraseDataRequest(parent=f"tenants/{tenant}", principal=name, purpose=purpose)
     with context.client(edge, key, ADMIN) as client, client.telling():
         erasure = client.privacy.EraseData(request, timeout=CALL_TIMEOUT_S).erasure
@@ -117,7 +102,7 @@ def erase(
     else:
         context.out.print(_steps(erasure))
     if erasure.state == Erasure.STATE_COMPLETE:
-        context.err.print(f"Erased. The certificate: redoma privacy certificate {short_id(erasure)}")
+        context.err.print(f"Erased. The certificate: redoma privacy certificate {child_id(erasure.name)}")
     else:
         context.err.print(f"It goes on in the background; see: redoma privacy list {escape(tenant)}")
 
@@ -127,30 +112,21 @@ def list_all(
 ) -> None:
     """List a tenant's erasures, the latest first."""
     context = make_context()
-    erasures: list[Erasure] = []
+    request = ListErasuresRequest(parent=f"tenants/{tenant}", page_size=MOST_PER_PAGE)
     with context.client(edge, key, ADMIN) as client, client.telling():
-        page_token = ""
-        while True:
-            request = ListErasuresRequest(parent=f"tenants/{tenant}", page_size=1000, page_token=page_token)
-            page = client.privacy.ListErasures(request, timeout=CALL_TIMEOUT_S)
-            erasures += page.erasures
-            page_token = page.next_page_token
-            if not page_token:
-                break
+        erasures = [erasure for page in pages(client.privacy.ListErasures, request) for erasure in page.erasures]
     if as_json:
         print_json(erasures)
         return
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    for column in ("erasure", "of", "asked", "state", "complete", "waits for"):
-        table.add_column(column, overflow="fold")
+    table = list_table(("erasure", "of", "asked", "state", "complete", "waits for"))
     for erasure in erasures:
         table.add_row(
-            short_id(erasure),
+            child_id(erasure.name),
             escape(erasure.principal or "the whole tenant"),
             short_time(erasure.create_time),
             Erasure.State.Name(erasure.state).removeprefix("STATE_").lower(),
             short_time(erasure.complete_time),
-            ", ".join(step.place for step in erasure.steps if not step.HasField("acknowledge_time")),
+            _awaited(erasure),
         )
     context.out.print(table)
 
@@ -168,8 +144,7 @@ def certificate(
         request = GetErasureRequest(name=erasure_resource(erasure))
         found = client.privacy.GetErasure(request, timeout=CALL_TIMEOUT_S).erasure
     if not found.certificate:
-        waits = ", ".join(step.place for step in found.steps if not step.HasField("acknowledge_time"))
-        raise CliError(f"The erasure is not complete; it waits for {waits}.", "Try again in a moment.")
+        raise CliError(f"The erasure is not complete; it waits for {_awaited(found)}.", "Try again in a moment.")
     print(found.certificate, flush=True)
 
 
@@ -178,32 +153,17 @@ def principal_resource(tenant: str, text: str) -> str:
     return text if not text or text.startswith("tenants/") else f"tenants/{tenant}/{text}"
 
 
-def short_id(erasure: Erasure) -> str:
-    """Names an erasure for people: tenant/erasure."""
-    _, tenant, _, last = erasure.name.split("/")
-    return f"{tenant}/{last}"
-
-
 def erasure_resource(text: str) -> str:
     """Gives the resource name of what a person names as tenant/erasure, or by the resource name itself.
 
     Raises:
         CliError: It is neither.
     """
-    parts = text.split("/")
-    if len(parts) == 2 and all(parts):
-        return f"tenants/{parts[0]}/erasures/{parts[1]}"
-    if len(parts) == 4 and parts[0] == "tenants" and parts[2] == "erasures":
-        return text
-    raise CliError(f"{text} is not an erasure's name.", "Write it as TENANT/ERASURE; `redoma privacy list` shows them.")
+    return child_resource(text, "erasures", "an erasure", "redoma privacy list TENANT")
 
 
-def _confirm(name: str, yes: bool) -> None:
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise CliError(f"This erases the conversations of {name} for good.", "Say so with --yes.")
-    typer.confirm(f"Erase the conversations of {name} for good, and end its running calls?", abort=True, err=True)
+def _awaited(erasure: Erasure) -> str:
+    return ", ".join(step.place for step in erasure.steps if not step.HasField("acknowledge_time"))
 
 
 def _await_complete(context: CommandContext, client: EdgeClient, erasure: Erasure) -> Erasure:
@@ -217,9 +177,7 @@ def _await_complete(context: CommandContext, client: EdgeClient, erasure: Erasur
 
 
 def _steps(erasure: Erasure) -> Table:
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    for column in ("place", "acknowledged", "erased"):
-        table.add_column(column, overflow="fold")
+    table = list_table(("place", "acknowledged", "erased"))
     for step in erasure.steps:
         counts = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in sorted(step.erased.items()) if count)
         table.add_row(step.place, short_time(step.acknowledge_time), escape(step.problem or counts))

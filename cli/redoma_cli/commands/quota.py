@@ -6,12 +6,10 @@ from typing import Annotated
 
 import typer
 from google.protobuf.field_mask_pb2 import FieldMask
-from rich.table import Table
 
 from redoma.tenant.v1 import quota_pb2 as pb
 from redoma_cli.client import ADMIN, CALL_TIMEOUT_S
 from redoma_cli.commands.limits import (
-    BUDGET,
     BudgetOption,
     DayOption,
     MonthOption,
@@ -20,9 +18,11 @@ from redoma_cli.commands.limits import (
     TokensOption,
     amount_text,
     change_limits,
+    limit_name,
+    limits_given,
 )
-from redoma_cli.commands.options import EdgeOption, EtagOption, JsonOption, KeyOption
-from redoma_cli.commands.output import print_json, short_name
+from redoma_cli.commands.options import EdgeOption, EtagOption, JsonOption, KeyOption, TenantArgument
+from redoma_cli.commands.output import list_table, print_json, short_name
 from redoma_cli.context import CommandContext, make_context
 from redoma_cli.errors import CliError
 
@@ -42,7 +42,7 @@ AT_LIMITS = {
     AtLimitName.FINISH: pb.AT_LIMIT_FINISH,
     AtLimitName.PLAN: pb.AT_LIMIT_UNSPECIFIED,
 }
-TenantArgument = Annotated[
+OwnTenantArgument = Annotated[
     str, typer.Argument(metavar="TENANT", help="The tenant's id; left out, the key's own tenant.", show_default=False)
 ]
 
@@ -65,7 +65,7 @@ def build() -> typer.Typer:
 
 
 def show(
-    tenant: TenantArgument = "", edge: EdgeOption = None, key: KeyOption = None, as_json: JsonOption = False
+    tenant: OwnTenantArgument = "", edge: EdgeOption = None, key: KeyOption = None, as_json: JsonOption = False
 ) -> None:
     """Show each limit in force: what is used for good, what running calls hold, and when it is free again."""
     context = make_context()
@@ -75,7 +75,7 @@ def show(
 
 
 def change(
-    tenant: Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's id, such as acme.")],
+    tenant: TenantArgument,
     requests_per_minute: RequestsOption = None,
     tokens_per_minute: TokensOption = None,
     concurrent_streams: StreamsOption = None,
@@ -92,15 +92,10 @@ def change(
     as_json: JsonOption = False,
 ) -> None:
     """Set a tenant's own limits, which replace its plan's one by one; `none` takes one away. Needs the admin key."""
-    given = {
-        "requests_per_minute": requests_per_minute,
-        "tokens_per_minute": tokens_per_minute,
-        "concurrent_streams": concurrent_streams,
-        "tokens_per_day": tokens_per_day,
-        "tokens_per_month": tokens_per_month,
-        BUDGET: budget_per_month,
-    }
     context = make_context()
+    given = limits_given(
+        requests_per_minute, tokens_per_minute, concurrent_streams, tokens_per_day, tokens_per_month, budget_per_month
+    )
     quota = pb.Quota(name=f"tenants/{tenant}/quota", etag=etag)
     paths = [f"limits.{name}" for name, text in given.items() if text is not None]
     change_limits(quota.limits, given)
@@ -135,13 +130,12 @@ def _show(context: CommandContext, quota: pb.Quota, as_json: bool) -> None:
     if not quota.states:
         context.out.print(f"{short_tenant(quota)} has no limits; `redoma quota set` sets some.")
         return
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    for column in ("limit", "allowed", "used", "held", "", "free again", "of"):
-        table.add_column(column, justify="right" if column in ("allowed", "used", "held") else "left", no_wrap=True)
+    columns, amounts = ("limit", "allowed", "used", "held", "", "free again", "of"), ("allowed", "used", "held")
+    table = list_table(columns, right=amounts, whole=columns)
     for state in quota.states:
         own = quota.limits.HasField(state.limit)  # type: ignore[arg-type]
         table.add_row(
-            "budget per month" if state.limit == BUDGET else state.limit.replace("_", " "),
+            limit_name(state.limit),
             *(amount_text(state.limit, value) for value in (state.limit_value, state.used, state.reserved)),
             limit_bar(state) + (f" over {state.warning_percent} %" if state.warning_percent else ""),
             _reset(state),

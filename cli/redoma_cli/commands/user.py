@@ -5,7 +5,6 @@ from typing import Annotated
 import typer
 from google.protobuf.field_mask_pb2 import FieldMask
 from rich.markup import escape
-from rich.table import Table
 
 from redoma.tenant.v1.user_pb2 import (
     CreateUserRequest,
@@ -17,13 +16,14 @@ from redoma.tenant.v1.user_pb2 import (
 )
 from redoma_cli.client import ADMIN, CALL_TIMEOUT_S
 from redoma_cli.commands.confirming import confirm
-from redoma_cli.commands.options import EdgeOption, EtagOption, JsonOption, KeyOption, YesOption
-from redoma_cli.commands.output import print_json, short_time
+from redoma_cli.commands.names import child_id, child_resource
+from redoma_cli.commands.options import EdgeOption, EtagOption, JsonOption, KeyOption, TenantArgument, YesOption
+from redoma_cli.commands.output import list_table, print_json, settings_table, short_time
+from redoma_cli.commands.pages import MOST_PER_PAGE, pages
 from redoma_cli.commands.roles import RoleName, role_text
 from redoma_cli.context import CommandContext, make_context
 from redoma_cli.errors import CliError
 
-TenantArgument = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's id, such as acme.")]
 UserArgument = Annotated[
     str, typer.Argument(metavar="TENANT/USER", help="The first column of `redoma user list`, or the resource name.")
 ]
@@ -72,24 +72,16 @@ def list_all(
 ) -> None:
     """List a tenant's users."""
     context = make_context()
-    users: list[User] = []
-    request = ListUsersRequest(parent=f"tenants/{tenant}", page_size=1000)
+    request = ListUsersRequest(parent=f"tenants/{tenant}", page_size=MOST_PER_PAGE)
     with context.client(edge, key, ADMIN) as client, client.telling():
-        while True:
-            page = client.users.ListUsers(request, timeout=CALL_TIMEOUT_S)
-            users += page.users
-            request.page_token = page.next_page_token
-            if not page.next_page_token:
-                break
+        users = [user for page in pages(client.users.ListUsers, request) for user in page.users]
     if as_json:
         print_json(users)
         return
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    for column in ("user", "name", "role", "state", "subject", "issuer", "created"):
-        table.add_column(column, no_wrap=column == "user", overflow="fold")
+    table = list_table(("user", "name", "role", "state", "subject", "issuer", "created"), whole=("user",))
     for user in users:
         table.add_row(
-            user_id(user),
+            child_id(user.name),
             escape(user.display_name),
             role_text(user.role),
             _state(user),
@@ -153,24 +145,13 @@ def delete(
     context.out.print(f"Deleted {escape(user)}.")
 
 
-def user_id(user: User) -> str:
-    """Names a user for people: tenant/user."""
-    _, tenant, _, last = user.name.split("/")
-    return f"{tenant}/{last}"
-
-
 def user_resource(text: str) -> str:
     """Gives the resource name of what a person names as tenant/user, or by the resource name itself.
 
     Raises:
         CliError: It is neither.
     """
-    parts = text.split("/")
-    if len(parts) == 2 and all(parts):
-        return f"tenants/{parts[0]}/users/{parts[1]}"
-    if len(parts) == 4 and parts[0] == "tenants" and parts[2] == "users":
-        return text
-    raise CliError(f"{text} is not a user's name.", "Write it as TENANT/USER; `redoma user list TENANT` shows them.")
+    return child_resource(text, "users", "a user", "redoma user list TENANT")
 
 
 def _state(user: User) -> str:
@@ -181,9 +162,8 @@ def _show(context: CommandContext, user: User, as_json: bool) -> None:
     if as_json:
         print_json(user)
         return
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for name, value in (
-        ("user", user_id(user)),
+    rows = (
+        ("user", child_id(user.name)),
         ("name", user.display_name),
         ("role", role_text(user.role)),
         ("state", _state(user)),
@@ -192,7 +172,5 @@ def _show(context: CommandContext, user: User, as_json: bool) -> None:
         ("created", short_time(user.create_time)),
         ("changed", short_time(user.update_time)),
         ("etag", user.etag),
-    ):
-        if value:
-            table.add_row(name, escape(value))
-    context.out.print(table)
+    )
+    context.out.print(settings_table(rows))

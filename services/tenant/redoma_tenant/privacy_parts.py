@@ -24,7 +24,7 @@ from redoma_tenant.store.holdings import SqlHoldings
 from redoma_tenant.tenants import DEFAULT_WEIGHT
 
 ERASE_INTERVAL_S = 5.0
-PURGE_INTERVAL_S = 15.0
+PURGE_INTERVAL_S = 2.0
 MODEL_AUDIENCE = ("model",)
 ERASER = Principal("platform/eraser", "", frozenset({PLATFORM_ADMIN}), DEFAULT_WEIGHT)
 

@@ -28,6 +28,7 @@ async def test_the_archive_holds_every_line_and_its_manifest_fits() -> None:
     pieces = await made(Section("users.jsonl", "A user.", records(*lines)), Section("keys.jsonl", "A key.", records()))
     with zipfile.ZipFile(io.BytesIO(b"".join(pieces))) as opened:
         assert opened.testzip() is None
+        assert {info.date_time for info in opened.infolist()} == {AT.timetuple()[:6]}
         data = opened.read("users.jsonl")
         assert [json.loads(line) for line in data.splitlines()] == lines
         manifest = json.loads(opened.read("manifest.json"))

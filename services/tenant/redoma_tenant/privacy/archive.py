@@ -69,10 +69,10 @@ async def archive(title: str, made_at: datetime, sections: Iterable[Section]) ->
     sink = _Sink()
     files: dict[str, dict[str, object]] = {}
     with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as target:
-        target.writestr(README, _readme(title, made_at, sections))
+        target.writestr(_file(README, made_at), _readme(title, made_at, sections))
         for section in sections:
             digest, size, lines = hashlib.sha256(), 0, 0
-            with target.open(section.file, "w", force_zip64=True) as file:
+            with target.open(_file(section.file, made_at), "w", force_zip64=True) as file:
                 async with aclosing(section.records) as records:  # type: ignore[type-var]
                     async for record in records:
                         line = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
@@ -84,8 +84,15 @@ async def archive(title: str, made_at: datetime, sections: Iterable[Section]) ->
                             yield sink.take()
             files[section.file] = {"lines": lines, "bytes": size, "sha256": digest.hexdigest()}
         manifest = {"title": title, "make_time": made_at.isoformat(), "files": files}
-        target.writestr(MANIFEST, json.dumps(manifest, indent=2) + "\n")
+        target.writestr(_file(MANIFEST, made_at), json.dumps(manifest, indent=2) + "\n")
     yield sink.take()
+
+
+def _file(name: str, made_at: datetime) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name, made_at.timetuple()[:6])
+    info.compress_type = zipfile.ZIP_DEFLATED
+    info.external_attr = 0o600 << 16
+    return info
 
 
 def _readme(title: str, made_at: datetime, sections: Iterable[Section]) -> str:
