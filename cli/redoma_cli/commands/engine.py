@@ -178,17 +178,10 @@ def usage(
 ) -> None:
     """List what requests cost, the latest first. The model process keeps a bounded number of them, until it ends."""
     context = make_context()
-    records: list[UsageRecord] = []
+    request = ListUsageRecordsRequest(tenant=tenant, page_size=min(MOST_PER_PAGE, limit))
     with context.client(edge, key, ADMIN) as client, client.telling(ENGINE_MENDS):
-        page_token = ""
-        while len(records) < limit:
-            size = min(MOST_PER_PAGE, limit - len(records))
-            request = ListUsageRecordsRequest(tenant=tenant, page_size=size, page_token=page_token)
-            page = client.engine.ListUsageRecords(request, timeout=CALL_TIMEOUT_S)
-            records += page.records
-            page_token = page.next_page_token
-            if not page_token:
-                break
+        found = (record for page in pages(client.engine.ListUsageRecords, request) for record in page.records)
+        records = list(islice(found, limit))
     if as_json:
         print_json(records)
         return

@@ -1,17 +1,13 @@
 """`redoma tenant`: who may use the model."""
 
 from datetime import timedelta
-from enum import StrEnum
 from typing import Annotated
 
 import typer
 from google.protobuf.field_mask_pb2 import FieldMask
 from rich.markup import escape
-from rich.table import Table
 
 from redoma.tenant.v1.tenant_pb2 import (
-    BlockedPattern,
-    ContentChecks,
     CreateTenantRequest,
     DeleteTenantRequest,
     DisableTenantRequest,
@@ -22,69 +18,35 @@ from redoma.tenant.v1.tenant_pb2 import (
     UndeleteTenantRequest,
     UpdateTenantRequest,
 )
-from redoma_cli.client import ADMIN, CALL_TIMEOUT_S
+from redoma_cli.client import ADMIN, CALL_TIMEOUT_S, EdgeClient
 from redoma_cli.commands.confirming import confirm
 from redoma_cli.commands.durations import duration_text, parse_duration
-from redoma_cli.commands.options import EdgeOption, EtagOption, JsonOption, KeyOption, YesOption
-from redoma_cli.commands.output import print_json, short_name, short_time
+from redoma_cli.commands.options import EdgeOption, EtagOption, JsonOption, KeyOption, TenantArgument, YesOption
+from redoma_cli.commands.output import list_table, print_json, settings_table, short_name, short_time
+from redoma_cli.commands.pages import MOST_PER_PAGE, pages
+from redoma_cli.commands.tenant_settings import (
+    AdapterOption,
+    ConsentOption,
+    DisplayNameOption,
+    InputLimitOption,
+    IsolationOption,
+    MaskOption,
+    ModelOption,
+    PlanOption,
+    RefuseOption,
+    RegionOption,
+    RetentionOption,
+    StorageOption,
+    WeightOption,
+    content_checks,
+    isolation_text,
+    set_belongings,
+    set_keeping,
+    setting_rows,
+    state_text,
+)
 from redoma_cli.context import CommandContext, make_context
 from redoma_cli.errors import CliError
-
-FOREVER = "forever"
-
-
-class IsolationName(StrEnum):
-    """What of the model a tenant has for itself."""
-
-    SHARED = "shared"
-    SHARED_TUNED = "shared-tuned"
-    DEDICATED = "dedicated"
-
-
-class StorageName(StrEnum):
-    """Where the texts of conversations are kept."""
-
-    PUBLIC = "public"
-    NONE = "none"
-    PRIVATE = "private"
-
-
-TenantArgument = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's id, such as acme.")]
-DisplayNameOption = Annotated[str | None, typer.Option("--name", help="What people call it.")]
-WeightOption = Annotated[
-    int | None,
-    typer.Option(min=0, max=1000, help="Its share of the model, relative to others'; 0 is its plan's, or 100."),
-]
-InputLimitOption = Annotated[
-    int | None, typer.Option("--max-input-tokens", min=0, help="The most input tokens of one request; 0 is no limit.")
-]
-RefuseOption = Annotated[list[str] | None, typer.Option("--refuse", help="A text that must not pass; repeat for more.")]
-MaskOption = Annotated[
-    list[str] | None, typer.Option("--mask", help="A text to replace by \\[masked]; repeat for more.")
-]
-PlanOption = Annotated[str | None, typer.Option("--plan", help="The plan whose weight and limits it has; '' is none.")]
-IsolationOption = Annotated[
-    IsolationName | None,
-    typer.Option("--isolation", help="What of the model it has for itself: nothing, an adapter, or a process."),
-]
-AdapterOption = Annotated[
-    str | None, typer.Option("--adapter", metavar="DIGEST", help="Its adapter, sha256:…; for shared-tuned alone.")
-]
-ModelOption = Annotated[
-    list[str] | None, typer.Option("--model", help="A model it may use; repeat for more; '' is all.")
-]
-RegionOption = Annotated[str | None, typer.Option("--region", help="Where its data and its model belong, such as eu.")]
-RetentionOption = Annotated[
-    str | None, typer.Option("--retention", help="How long conversations are kept, such as 30d; `forever` is for good.")
-]
-ConsentOption = Annotated[
-    bool | None,
-    typer.Option("--tuning-consent/--no-tuning-consent", help="Whether conversations may be used to tune models."),
-]
-StorageOption = Annotated[
-    StorageName | None,
-    typer.Option("--content-storage", help="Where conversations are kept: the public site, nowhere, the private site."),
-]
 
 
 def build() -> typer.Typer:
@@ -128,9 +90,9 @@ def create(
     """Create a tenant. Give it a key with `redoma key create`."""
     context = make_context()
     settings = Tenant(display_name=tenant if name is None else name, weight=weight or 0)
-    settings.content_checks.CopyFrom(_checks(max_input_tokens, refuse, mask))
-    _set_belongings(settings, plan, isolation, adapter, model, region)
-    _set_keeping(settings, retention, tuning_consent, content_storage)
+    settings.content_checks.CopyFrom(content_checks(max_input_tokens, refuse, mask))
+    set_belongings(settings, plan, isolation, adapter, model, region)
+    set_keeping(settings, retention, tuning_consent, content_storage)
     with context.client(edge, key, ADMIN) as client, client.telling():
         request = CreateTenantRequest(tenant_id=tenant, tenant=settings)
         _show(context, client.tenants.CreateTenant(request, timeout=CALL_TIMEOUT_S).tenant, as_json)
@@ -139,30 +101,20 @@ def create(
 def list_all(edge: EdgeOption = None, key: KeyOption = None, as_json: JsonOption = False) -> None:
     """List the tenants."""
     context = make_context()
-    tenants: list[Tenant] = []
     with context.client(edge, key, ADMIN) as client, client.telling():
-        page_token = ""
-        while True:
-            request = ListTenantsRequest(page_size=1000, page_token=page_token)
-            page = client.tenants.ListTenants(request, timeout=CALL_TIMEOUT_S)
-            tenants += page.tenants
-            page_token = page.next_page_token
-            if not page_token:
-                break
+        tenants = list_tenants(client)
     if as_json:
         print_json(tenants)
         return
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    for column in ("tenant", "name", "state", "plan", "weight", "isolation", "created"):
-        table.add_column(column, justify="right" if column == "weight" else "left")
+    table = list_table(("tenant", "name", "state", "plan", "weight", "isolation", "created"), right=("weight",))
     for tenant in tenants:
         table.add_row(
             short_name(tenant.name),
             escape(tenant.display_name),
-            _state(tenant),
+            state_text(tenant),
             short_name(tenant.plan),
             str(tenant.weight),
-            _isolation(tenant),
+            isolation_text(tenant),
             short_time(tenant.create_time),
         )
     context.out.print(table)
@@ -206,10 +158,10 @@ def update(
         settings.weight = weight
         paths.append("weight")
     if max_input_tokens is not None or refuse or mask:
-        settings.content_checks.CopyFrom(_checks(max_input_tokens, refuse, mask))
+        settings.content_checks.CopyFrom(content_checks(max_input_tokens, refuse, mask))
         paths.append("content_checks")
-    paths += _set_belongings(settings, plan, isolation, adapter, model, region)
-    paths += _set_keeping(settings, retention, tuning_consent, content_storage)
+    paths += set_belongings(settings, plan, isolation, adapter, model, region)
+    paths += set_keeping(settings, retention, tuning_consent, content_storage)
     if not paths:
         raise CliError("There is nothing to change.", "Give --name, --weight, --plan or another; --help lists them.")
     with context.client(edge, key, ADMIN) as client, client.telling():
@@ -269,100 +221,14 @@ def undelete(
         _show(context, client.tenants.UndeleteTenant(request, timeout=CALL_TIMEOUT_S).tenant, as_json)
 
 
-def _set_belongings(
-    settings: Tenant,
-    plan: str | None,
-    isolation: IsolationName | None,
-    adapter: str | None,
-    model: list[str] | None,
-    region: str | None,
-) -> list[str]:
-    """Sets what is given, and gives the names of the fields."""
-    paths = []
-    if plan is not None:
-        settings.plan = plan and f"plans/{plan.removeprefix('plans/')}"
-        paths.append("plan")
-    if isolation is not None:
-        settings.isolation = Tenant.Isolation.Value(f"ISOLATION_{isolation.name}")
-        paths.append("isolation")
-    if adapter is not None or isolation in (IsolationName.SHARED, IsolationName.DEDICATED):
-        settings.adapter = adapter or ""
-        paths.append("adapter")
-    if model is not None:
-        settings.models.extend(item for item in model if item)
-        paths.append("models")
-    if region is not None:
-        settings.region = region
-        paths.append("region")
-    return paths
-
-
-def _set_keeping(
-    settings: Tenant, retention: str | None, tuning_consent: bool | None, content_storage: StorageName | None
-) -> list[str]:
-    """Sets what is given, and gives the names of the fields."""
-    paths = []
-    if retention is not None:
-        if retention != FOREVER:
-            settings.retention.FromTimedelta(parse_duration(retention))
-        paths.append("retention")
-    if tuning_consent is not None:
-        settings.tuning_consent = tuning_consent
-        paths.append("tuning_consent")
-    if content_storage is not None:
-        settings.content_storage = Tenant.ContentStorage.Value(f"CONTENT_STORAGE_{content_storage.name}")
-        paths.append("content_storage")
-    return paths
-
-
-def _checks(max_input_tokens: int | None, refuse: list[str] | None, mask: list[str] | None) -> ContentChecks:
-    patterns = [BlockedPattern(text=text, action=BlockedPattern.ACTION_REFUSE) for text in refuse or [] if text]
-    patterns += [BlockedPattern(text=text, action=BlockedPattern.ACTION_MASK) for text in mask or [] if text]
-    return ContentChecks(max_input_tokens=max_input_tokens or 0, blocked_patterns=patterns)
-
-
-def _state(tenant: Tenant) -> str:
-    return Tenant.State.Name(tenant.state).removeprefix("STATE_").lower()
-
-
-def _isolation(tenant: Tenant) -> str:
-    return Tenant.Isolation.Name(tenant.isolation).removeprefix("ISOLATION_").lower().replace("_", "-")
+def list_tenants(client: EdgeClient) -> list[Tenant]:
+    """Gives all tenants in the order of their ids."""
+    request = ListTenantsRequest(page_size=MOST_PER_PAGE)
+    return [tenant for page in pages(client.tenants.ListTenants, request) for tenant in page.tenants]
 
 
 def _show(context: CommandContext, tenant: Tenant, as_json: bool) -> None:
     if as_json:
         print_json(tenant)
-        return
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for name, value in _rows(tenant):
-        if value:
-            table.add_row(name, escape(value))
-    context.out.print(table)
-
-
-def _rows(tenant: Tenant) -> list[tuple[str, str]]:
-    storage = Tenant.ContentStorage.Name(tenant.content_storage).removeprefix("CONTENT_STORAGE_").lower()
-    retention = duration_text(tenant.retention.ToTimedelta()) if tenant.HasField("retention") else FOREVER
-    checks = tenant.content_checks
-    return [
-        ("tenant", short_name(tenant.name)),
-        ("name", tenant.display_name),
-        ("state", _state(tenant)),
-        ("erased", short_time(tenant.purge_time)),
-        ("plan", short_name(tenant.plan)),
-        ("weight", str(tenant.weight)),
-        ("isolation", _isolation(tenant)),
-        ("adapter", tenant.adapter),
-        ("models", ", ".join(tenant.models)),
-        ("region", tenant.region),
-        ("content", f"{storage}, kept {retention}" if storage != StorageName.NONE else "kept nowhere"),
-        ("tuning", "consents" if tenant.tuning_consent else ""),
-        ("created", short_time(tenant.create_time)),
-        ("changed", short_time(tenant.update_time)),
-        ("etag", tenant.etag),
-        ("max input", f"{checks.max_input_tokens} tokens" if checks.max_input_tokens else ""),
-        *(
-            (BlockedPattern.Action.Name(pattern.action).removeprefix("ACTION_").lower(), pattern.text)
-            for pattern in checks.blocked_patterns
-        ),
-    ]
+    else:
+        context.out.print(settings_table(setting_rows(tenant)))

@@ -14,7 +14,7 @@ from redoma.common.v1.usage_pb2 import Usage
 from redoma.tenant.v1 import tenant_pb2, tenant_pb2_grpc, usage_pb2_grpc
 from redoma.tenant.v1 import usage_pb2 as pb
 from redoma_cli.__main__ import build_app
-from redoma_cli.commands.usage import BAR_CHARACTERS, bar
+from redoma_cli.commands.usage_table import BAR_CHARACTERS, bar
 from redoma_cli.errors import CliError
 
 START = 1_764_547_200

@@ -35,6 +35,8 @@ TOO_FAST = "rate_limit_exceeded"
 QUOTA = "QUOTA_EXCEEDED"
 MINUTE_LIMITS = {"requests_per_minute": "requests", "tokens_per_minute": "tokens"}
 _BY_THE_MINUTE = {**MINUTE_LIMITS, "concurrent_streams": "requests"}
+# What the headers of a refusal are about.
+_IN_HEADERS = {**MINUTE_LIMITS, "tokens_per_day": "tokens", "tokens_per_month": "tokens"}
 # Tells OpenAI's clients not to try again by themselves.
 SHOULD_RETRY = "x-should-retry"
 _TYPES = {
@@ -121,10 +123,10 @@ def _when_to_retry(failure: Failure) -> Iterator[tuple[str, str]]:
 
 
 def _limit_headers(failure: Failure) -> tuple[tuple[str, str], ...]:
-    """Gives the headers that say how the limit by the minute stands by which a call was refused."""
+    """Gives the headers that say how the limit of requests or tokens stands by which a call was refused."""
     limit = failure.metadata.get("limit", "")
     values = [failure.metadata.get(name, "") for name in ("limit_value", "remaining")]
-    if failure.reason != QUOTA or limit not in MINUTE_LIMITS or not all(value.isdecimal() for value in values):
+    if failure.reason != QUOTA or limit not in _IN_HEADERS or not all(value.isdecimal() for value in values):
         return ()
     stands = RateLimit(int(values[0]), int(values[1]), failure.retry_after_s or 0.0)
-    return rate_limit_headers(RateLimits(**{MINUTE_LIMITS[limit]: stands}))
+    return rate_limit_headers(RateLimits(**{_IN_HEADERS[limit]: stands}))

@@ -23,7 +23,7 @@ def provider_in(message: user_pb2.IdentityProvider) -> IdentityProvider:
         tenant=parse_tenant_name(f"{FIELD}.tenant", message.tenant) if message.tenant else "",
         tenant_claim=message.tenant_claim,
         roles_claim=message.roles_claim,
-        roles={value: _meant(value, number) for value, number in message.roles.items()},
+        roles={value: _meant(number) for value, number in message.roles.items()},
         default_role=role_in(f"{FIELD}.default_role", message.default_role),
         operator_role=message.operator_role,
     )
@@ -45,8 +45,8 @@ def provider_message(provider: IdentityProvider) -> user_pb2.IdentityProvider:
     )
 
 
-def _meant(value: str, number: "user_pb2.Role.ValueType") -> Role:
-    role = role_in(f"{FIELD}.roles[{value}]", number)
+def _meant(number: "user_pb2.Role.ValueType") -> Role:
+    role = role_in(f"{FIELD}.roles", number)
     if role is None:
-        raise InvalidField(f"{FIELD}.roles[{value}]", "must be a role.")
+        raise InvalidField(f"{FIELD}.roles", "has a value that means no role.")
     return role

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from redoma.tenant.v1 import privacy_pb2, privacy_pb2_grpc
 from redoma_kit.errors import InvalidField
 from redoma_kit.identity import current_identity
-from redoma_tenant.names import parse_erasure_name, parse_parent, tenant_name
+from redoma_tenant.names import is_principal, parse_erasure_name, parse_parent, tenant_name
 from redoma_tenant.privacy.erasures import Erasure, Erasures, ErasureState, Step, Subject
 from redoma_tenant.privacy.export import Exports
 from redoma_tenant.servicers.times import timestamp
@@ -63,7 +63,7 @@ class PrivacyServicer(privacy_pb2_grpc.PrivacyServiceServicer):
 
 def _subject(parent: str, principal: str) -> Subject:
     tenant = parse_parent("parent", parent, current_identity())
-    if principal and not principal.startswith((f"{tenant_name(tenant)}/apiKeys/", f"{tenant_name(tenant)}/users/")):
+    if principal and not is_principal(principal, tenant):
         raise InvalidField("principal", f"must name a key or a user of {tenant_name(tenant)}, or be empty.")
     return Subject(tenant, principal)
 
