@@ -1,14 +1,19 @@
-"""Requests with one hostile value each, made from a sound request by its descriptor."""
+"""Requests with one hostile value each, made from a sound request by its descriptor, and what may be answered."""
 
 import base64
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
+import grpc
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
+
+from redoma_kit.errors import KIT_ERRORS, STATUS_DETAILS_KEY, ErrorTable, failure_from_status, reason_name
 
 LONG = "x" * (1 << 20)
 LIST_LENGTH = 100_000
@@ -77,6 +82,13 @@ PAGE_TOKEN = "page_token"
 # Of messages that hold themselves.
 MAX_DEPTH = 4
 
+# Documented, and yet no answer to a value.
+TROUBLE = frozenset(
+    {"INTERNAL", "STORAGE_UNAVAILABLE", "DEADLINE_EXCEEDED", "CONTENT_UNREADABLE", "SHUTTING_DOWN", "GENERATION_FAILED"}
+)
+DRIVERS_WORDS = ("asyncpg", "sqlite", "sqlalchemy", "traceback", "0x00", "surrogate", "encod", "exception", "errno")
+MAX_MESSAGE = 500
+
 Change = Callable[[Any], object]
 
 
@@ -94,7 +106,7 @@ def hostile_requests(sound: Message, tokens: Sequence[str] = ()) -> Iterator[Hos
 
     `tokens` are what fields for page tokens are given besides.
     """
-    for field, value, change in _changes(sound.DESCRIPTOR, "", tokens, 0):
+    for field, value, change in _changes(cast(Descriptor, sound.DESCRIPTOR), "", tokens, 0):
         copy = type(sound)()
         copy.CopyFrom(sound)
         change(copy)
@@ -112,6 +124,23 @@ def forged_tokens(genuine: str) -> tuple[str, ...]:
         for value in (numbers if isinstance(part, int) else texts)
     ]
     return (*forged, *map(_token, ([digest], [digest, *position, 1], [], {}, digest, None)))
+
+
+def problem_of(error: grpc.aio.AioRpcError, errors: ErrorTable) -> str:
+    """Says what is wrong with a refusal by a service whose table is `errors`; empty if it is as documented."""
+    failure = failure_from_status(error)
+    if failure is None or sum(detail.Is(ErrorInfo.DESCRIPTOR) for detail in _status_of(error).details) != 1:
+        return f"not one ErrorInfo: {error.code()} {error.details()}"
+    documented = {(rule.code, reason_name(rule.reason)) for rule in (*KIT_ERRORS.values(), *errors.values())}
+    if (failure.code, failure.reason) not in documented or failure.reason in TROUBLE:
+        return f"{failure.code} {failure.reason}: {failure.message}"
+    spoken = any(word in failure.message.lower() for word in DRIVERS_WORDS)
+    return f"unfit words: {failure.message}" if spoken or len(failure.message) > MAX_MESSAGE else ""
+
+
+def _status_of(error: grpc.aio.AioRpcError) -> Status:
+    found = (value for key, value in error.trailing_metadata() or () if key == STATUS_DETAILS_KEY)
+    return Status.FromString(next(found, b""))
 
 
 def _token(value: object) -> str:
@@ -152,7 +181,8 @@ def _scalars(field: FieldDescriptor, name: str, tokens: Sequence[str]) -> Iterat
 
 
 def _entries(field: FieldDescriptor, name: str) -> Iterator[tuple[str, str, Change]]:
-    key, value = field.message_type.fields_by_name["key"], field.message_type.fields_by_name["value"]
+    parts = cast(Descriptor, field.message_type).fields_by_name
+    key, value = parts["key"], parts["value"]
     ordinary = _values(value)[-1] if value.message_type is None else None
     for odd in _values(key):
         yield f"{name} key", repr(odd)[:60], partial(_put, field, {odd: ordinary})

@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -25,7 +24,7 @@ from redoma_cli.client import ADMIN, CALL_TIMEOUT_S, EdgeClient
 from redoma_cli.commands.durations import parse_duration
 from redoma_cli.commands.options import EdgeOption, JsonOption, KeyOption
 from redoma_cli.commands.output import list_table, print_json
-from redoma_cli.commands.pages import MOST_PER_PAGE, pages
+from redoma_cli.commands.pages import list_items
 from redoma_cli.context import CommandContext, make_context
 from redoma_cli.errors import FAILED, CliError
 from redoma_cli.local.pki import DevelopmentAuthority
@@ -86,13 +85,11 @@ def list_entries(
         action=action,
         result=result,
         resource_prefix=resource,
-        page_size=min(MOST_PER_PAGE, limit),
     )
     if since is not None:
         request.start_time.FromDatetime(datetime.now(UTC) - parse_duration(since))
     with context.client(edge, key, ADMIN) as client, client.telling():
-        found = (entry for page in pages(client.audit.ListAuditEntries, request) for entry in page.audit_entries)
-        entries = list(islice(found, limit))
+        entries = list_items(client.audit.ListAuditEntries, request, lambda page: page.audit_entries, limit)
     if as_json:
         print_json(entries)
         return

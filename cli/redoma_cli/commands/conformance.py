@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from redoma_cli.client import ADMIN, choose_edge, choose_key, read_demo
 from redoma_cli.commands.options import EdgeOption, JsonOption
+from redoma_cli.commands.output import list_table
 from redoma_cli.conformance.catalogue import all_checks, chosen
 from redoma_cli.conformance.check import Check, Skipped, Unclear
 from redoma_cli.conformance.edge import Edge, edge_at
@@ -174,10 +174,7 @@ def _clean(context: CommandContext, edge: Edge, key: str) -> None:
 
 def _list(checks: tuple[Check, ...]) -> None:
     context = make_context()
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    table.add_column("check", no_wrap=True)
-    table.add_column("severity", no_wrap=True)
-    table.add_column("promise", overflow="fold")
+    table = list_table(("check", "severity", "promise"), whole=("check", "severity"))
     for check in checks or all_checks():
         table.add_row(check.id, check.severity.value, escape(check.title))
     context.out.print(table)

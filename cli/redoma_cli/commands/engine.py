@@ -1,13 +1,11 @@
 """`redoma engine`: what the model process does, which models it serves, and what it holds of a tenant."""
 
-import sys
 from typing import Annotated
 
 import typer
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
-from rich.table import Table
 
 from redoma.common.v1.usage_pb2 import FinishReason
 from redoma.model.v1.engine_pb2 import (
@@ -22,15 +20,16 @@ from redoma.model.v1.engine_pb2 import (
 from redoma.model.v1.model_pb2 import Model
 from redoma_cli.client import ADMIN, CALL_TIMEOUT_S
 from redoma_cli.commands import engine_adapter, engine_top
-from redoma_cli.commands.options import EdgeOption, JsonOption, KeyOption
-from redoma_cli.commands.output import print_json, short_time
+from redoma_cli.commands.confirming import confirm
+from redoma_cli.commands.options import EdgeOption, JsonOption, KeyOption, TenantArgument, YesOption
+from redoma_cli.commands.output import list_table, print_json, short_time
+from redoma_cli.commands.pages import list_items
 from redoma_cli.context import make_context
 from redoma_cli.errors import ENGINE_MENDS, CliError
 
 ModelArgument = Annotated[str, typer.Argument(metavar="ID", help="The model's id; `redoma engine models` shows it.")]
 # How long the running requests of an unloaded model may take to end.
 UNLOAD_TIMEOUT_S = 600.0
-MOST_PER_PAGE = 1_000
 
 
 def build() -> typer.Typer:
@@ -62,9 +61,8 @@ def models(edge: EdgeOption = None, key: KeyOption = None, as_json: JsonOption =
     if as_json:
         print_json(state.models)
         return
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    for column in ("model", "aliases", "quantization", "size", "context", "slots", "adapters", "loaded"):
-        table.add_column(column, justify="right" if column in ("size", "context", "slots", "adapters") else "left")
+    columns = ("model", "aliases", "quantization", "size", "context", "slots", "adapters", "loaded")
+    table = list_table(columns, right=("size", "context", "slots", "adapters"))
     for entry in state.models:
         model = entry.model
         table.add_row(
@@ -146,18 +144,15 @@ def alias(
 
 
 def purge(
-    tenant: Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's id, such as acme.")],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    tenant: TenantArgument,
+    yes: YesOption = False,
     edge: EdgeOption = None,
     key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """End a tenant's requests and drop all that was computed for it. Its usage records stay."""
     context = make_context()
-    if not yes:
-        if not sys.stdin.isatty():
-            raise CliError(f"This ends the running requests of {tenant}.", "Say so with --yes.")
-        typer.confirm(f"End the running requests of {tenant} and drop its caches?", abort=True, err=True)
+    confirm(f"End the running requests of {tenant} and drop its caches?", yes)
     with context.client(edge, key, ADMIN) as client, client.telling(ENGINE_MENDS):
         purged = client.engine.PurgeTenant(PurgeTenantRequest(tenant=tenant), timeout=CALL_TIMEOUT_S)
     if as_json:
@@ -178,16 +173,14 @@ def usage(
 ) -> None:
     """List what requests cost, the latest first. The model process keeps a bounded number of them, until it ends."""
     context = make_context()
-    request = ListUsageRecordsRequest(tenant=tenant, page_size=min(MOST_PER_PAGE, limit))
+    request = ListUsageRecordsRequest(tenant=tenant)
     with context.client(edge, key, ADMIN) as client, client.telling(ENGINE_MENDS):
-        found = (record for page in pages(client.engine.ListUsageRecords, request) for record in page.records)
-        records = list(islice(found, limit))
+        records = list_items(client.engine.ListUsageRecords, request, lambda page: page.records, limit)
     if as_json:
         print_json(records)
         return
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    for column in ("started", "tenant", "model", "adapter", "input", "cached", "output", "ended by", "call"):
-        table.add_column(column, justify="right" if column in ("input", "cached", "output") else "left")
+    columns = ("started", "tenant", "model", "adapter", "input", "cached", "output", "ended by", "call")
+    table = list_table(columns, right=("input", "cached", "output"))
     for record in records:
         table.add_row(
             short_time(record.start_time),

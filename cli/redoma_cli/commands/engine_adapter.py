@@ -4,13 +4,12 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from redoma.model.v1.engine_pb2 import Adapter, LoadAdapterRequest, UnloadAdapterRequest
 from redoma_cli.client import ADMIN
 from redoma_cli.commands.engine_top import get_state
 from redoma_cli.commands.options import EdgeOption, JsonOption, KeyOption
-from redoma_cli.commands.output import print_json
+from redoma_cli.commands.output import list_table, print_json
 from redoma_cli.context import make_context
 from redoma_cli.errors import ENGINE_MENDS
 
@@ -42,9 +41,8 @@ def list_all(edge: EdgeOption = None, key: KeyOption = None, as_json: JsonOption
     if as_json:
         print_json([adapter for model in state.models for adapter in model.adapters])
         return
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    for column in ("adapter", "tenant", "model", "scale", "requests", "digest"):
-        table.add_column(column, justify="right" if column in ("scale", "requests") else "left")
+    columns = ("adapter", "tenant", "model", "scale", "requests", "digest")
+    table = list_table(columns, right=("scale", "requests"))
     for model in state.models:
         for adapter in model.adapters:
             table.add_row(

@@ -15,7 +15,7 @@ from redoma_cli.client import ADMIN, CALL_TIMEOUT_S
 from redoma_cli.commands.confirming import confirm
 from redoma_cli.commands.options import EdgeOption, JsonOption, KeyOption, YesOption
 from redoma_cli.commands.output import list_table, print_json, short_name, short_time
-from redoma_cli.commands.pages import MOST_PER_PAGE, pages
+from redoma_cli.commands.pages import list_items
 from redoma_cli.commands.roles import RoleName, role_text
 from redoma_cli.context import CommandContext, make_context
 from redoma_cli.errors import CliError
@@ -97,10 +97,9 @@ def create(
 def list_all(edge: EdgeOption = None, key: KeyOption = None, as_json: JsonOption = False) -> None:
     """List the identity providers."""
     context = make_context()
-    request = ListIdentityProvidersRequest(page_size=MOST_PER_PAGE)
+    request = ListIdentityProvidersRequest()
     with context.client(edge, key, ADMIN) as client, client.telling():
-        found = pages(client.users.ListIdentityProviders, request)
-        providers = [provider for page in found for provider in page.identity_providers]
+        providers = list_items(client.users.ListIdentityProviders, request, lambda page: page.identity_providers)
     if as_json:
         print_json(providers)
     else:

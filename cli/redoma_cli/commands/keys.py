@@ -17,14 +17,13 @@ from redoma_cli.commands.durations import parse_duration
 from redoma_cli.commands.limits import limit_rows
 from redoma_cli.commands.names import child_id
 from redoma_cli.commands.output import list_table, print_json, settings_table, short_name, short_time
-from redoma_cli.commands.pages import MOST_PER_PAGE, pages
+from redoma_cli.commands.pages import list_items
 from redoma_cli.context import CommandContext
 
 
 def list_keys(client: EdgeClient, parent: str) -> list[ApiKey]:
     """Gives all keys of a tenant, or of operators, the newest first."""
-    request = ListApiKeysRequest(parent=parent, page_size=MOST_PER_PAGE)
-    return [api_key for page in pages(client.keys.ListApiKeys, request) for api_key in page.api_keys]
+    return list_items(client.keys.ListApiKeys, ListApiKeysRequest(parent=parent), lambda page: page.api_keys)
 
 
 def key_table(keys: list[ApiKey]) -> Table:

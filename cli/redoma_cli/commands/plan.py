@@ -24,7 +24,7 @@ from redoma_cli.commands.limits import (
 )
 from redoma_cli.commands.options import EdgeOption, EtagOption, JsonOption, KeyOption, YesOption
 from redoma_cli.commands.output import list_table, print_json, settings_table, short_name, short_time
-from redoma_cli.commands.pages import MOST_PER_PAGE, pages
+from redoma_cli.commands.pages import list_items
 from redoma_cli.commands.quota import at_limit_text
 from redoma_cli.context import CommandContext, make_context
 from redoma_cli.errors import CliError
@@ -99,9 +99,8 @@ def create(
 def list_all(edge: EdgeOption = None, key: KeyOption = None, as_json: JsonOption = False) -> None:
     """List the plans."""
     context = make_context()
-    request = pb.ListPlansRequest(page_size=MOST_PER_PAGE)
     with context.client(edge, key, ADMIN) as client, client.telling():
-        plans = [plan for page in pages(client.quotas.ListPlans, request) for plan in page.plans]
+        plans = list_items(client.quotas.ListPlans, pb.ListPlansRequest(), lambda page: page.plans)
     if as_json:
         print_json(plans)
         return

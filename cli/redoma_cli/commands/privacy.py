@@ -23,7 +23,7 @@ from redoma_cli.commands.downloads import shown
 from redoma_cli.commands.names import child_id, child_resource
 from redoma_cli.commands.options import EdgeOption, JsonOption, KeyOption, TenantArgument, YesOption
 from redoma_cli.commands.output import list_table, print_json, short_time
-from redoma_cli.commands.pages import MOST_PER_PAGE, pages
+from redoma_cli.commands.pages import list_items
 from redoma_cli.context import CommandContext, make_context
 from redoma_cli.errors import CliError
 from redoma_cli.saved_file import saved_file
@@ -112,9 +112,9 @@ def list_all(
 ) -> None:
     """List a tenant's erasures, the latest first."""
     context = make_context()
-    request = ListErasuresRequest(parent=f"tenants/{tenant}", page_size=MOST_PER_PAGE)
+    request = ListErasuresRequest(parent=f"tenants/{tenant}")
     with context.client(edge, key, ADMIN) as client, client.telling():
-        erasures = [erasure for page in pages(client.privacy.ListErasures, request) for erasure in page.erasures]
+        erasures = list_items(client.privacy.ListErasures, request, lambda page: page.erasures)
     if as_json:
         print_json(erasures)
         return

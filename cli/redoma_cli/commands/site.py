@@ -20,6 +20,7 @@ from rich.table import Table
 from redoma_cli.client import read_demo
 from redoma_cli.commands.logs import follow_logs, known_logs
 from redoma_cli.commands.options import JsonOption
+from redoma_cli.commands.output import list_table
 from redoma_cli.context import CommandContext, make_context
 from redoma_cli.errors import FAILED, CliError
 from redoma_cli.local.demo import ensure_demo
@@ -201,9 +202,8 @@ def supervisor_state(home: Home) -> ProcessState:
 
 def process_table(states: Mapping[str, ProcessState]) -> Table:
     """Lays the states out."""
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    for column in ("process", "pid", "state", "for", "restarts"):
-        table.add_column(column, justify="right" if column in ("pid", "for", "restarts") else "left", no_wrap=True)
+    columns = ("process", "pid", "state", "for", "restarts")
+    table = list_table(columns, right=("pid", "for", "restarts"), whole=columns)
     for name, state in states.items():
         colour = COLOURS.get(state.state, "yellow")
         lasted = short_duration(time.time() - state.since) if state.pid else ""

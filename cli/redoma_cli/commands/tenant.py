@@ -23,7 +23,7 @@ from redoma_cli.commands.confirming import confirm
 from redoma_cli.commands.durations import duration_text, parse_duration
 from redoma_cli.commands.options import EdgeOption, EtagOption, JsonOption, KeyOption, TenantArgument, YesOption
 from redoma_cli.commands.output import list_table, print_json, settings_table, short_name, short_time
-from redoma_cli.commands.pages import MOST_PER_PAGE, pages
+from redoma_cli.commands.pages import list_items
 from redoma_cli.commands.tenant_settings import (
     AdapterOption,
     ConsentOption,
@@ -223,8 +223,7 @@ def undelete(
 
 def list_tenants(client: EdgeClient) -> list[Tenant]:
     """Gives all tenants in the order of their ids."""
-    request = ListTenantsRequest(page_size=MOST_PER_PAGE)
-    return [tenant for page in pages(client.tenants.ListTenants, request) for tenant in page.tenants]
+    return list_items(client.tenants.ListTenants, ListTenantsRequest(), lambda page: page.tenants)
 
 
 def _show(context: CommandContext, tenant: Tenant, as_json: bool) -> None:

@@ -1,6 +1,5 @@
 """`redoma usage ledger` and `redoma usage verify`: what was booked, and whether the books agree."""
 
-from itertools import islice
 from typing import Annotated
 
 import grpc
@@ -13,14 +12,13 @@ from redoma.tenant.v1.usage_pb2 import (
     ListLedgerTransactionsRequest,
     ReconcileUsageRequest,
     ReconcileUsageResponse,
-    UsageRow,
 )
 from redoma_cli.client import ADMIN, EdgeClient
 from redoma_cli.commands.options import EdgeOption, JsonOption, KeyOption
 from redoma_cli.commands.output import list_table, print_json, short_name, short_time
-from redoma_cli.commands.pages import MOST_PER_PAGE, pages
+from redoma_cli.commands.pages import list_items
 from redoma_cli.commands.tenant import list_tenants
-from redoma_cli.commands.usage_table import AMOUNTS, UNITS, amount_text, amounts_of
+from redoma_cli.commands.usage_table import AMOUNTS, UNITS, amount_texts, cost_text
 from redoma_cli.context import make_context
 from redoma_cli.errors import FAILED, error_info
 
@@ -46,12 +44,9 @@ def ledger(
 ) -> None:
     """List what was booked of each call, the latest first."""
     context = make_context()
-    request = ListLedgerTransactionsRequest(
-        parent=f"tenants/{tenant or '-'}", token_id=call, page_size=min(MOST_PER_PAGE, limit)
-    )
+    request = ListLedgerTransactionsRequest(parent=f"tenants/{tenant or '-'}", token_id=call)
     with context.client(edge, key, ADMIN) as client, client.telling():
-        booked = pages(client.usage.ListLedgerTransactions, request)
-        found = list(islice((transaction for page in booked for transaction in page.transactions), limit))
+        found = list_items(client.usage.ListLedgerTransactions, request, lambda page: page.transactions, limit)
     if as_json:
         print_json(found)
         return
@@ -102,14 +97,10 @@ def _comparison(found: dict[str, ReconcileUsageResponse]) -> Table:
     for tenant, one in found.items():
         state = "[green]agree[/]" if one.balanced else "[bold red]differ[/]"
         name = short_name(one.ledger.tenant) or tenant
-        table.add_row(escape(name), state, *_plain(one.ledger), str(one.open_calls))
+        table.add_row(escape(name), state, *amount_texts(one.ledger), str(one.open_calls))
         if not one.balanced:
-            table.add_row("", "in the sums", *_plain(one.sums), "")
+            table.add_row("", "in the sums", *amount_texts(one.sums), "")
     return table
-
-
-def _plain(row: UsageRow) -> list[str]:
-    return [amount_text(column, amount, "") for column, amount in zip(AMOUNTS, amounts_of(row), strict=True)]
 
 
 def _transaction_cells(transaction: LedgerTransaction) -> list[str]:
@@ -122,5 +113,5 @@ def _transaction_cells(transaction: LedgerTransaction) -> list[str]:
         short_name(transaction.principal),
         transaction.model,
         *(f"{own.get(unit, 0):,}" for unit in UNITS),
-        amount_text("cost", own.get("cost_nanos", 0), ""),
+        cost_text(own.get("cost_nanos", 0)),
     ]

@@ -25,14 +25,11 @@ def table_of(rows: list[UsageRow], dimensions: list[str], granularity: str, curr
     shown = dimensions if "tenant" in dimensions or not rows[0].tenant else ["tenant", *dimensions]
     for index, column in enumerate([*times, *shown]):
         table.add_column(column, "total" if index == 0 else "", overflow="fold")
-    for column, amount in zip(AMOUNTS, amounts_of(_sum(rows)), strict=True):
-        table.add_column(column, amount_text(column, amount, currency), justify="right")
+    for column, amount in zip(AMOUNTS, amount_texts(_sum(rows), currency), strict=True):
+        table.add_column(column, amount, justify="right")
     for row in rows:
         names = [short_name(getattr(row, FIELDS[name])) or "–" for name in shown]
-        amounts = [
-            amount_text(column, amount, currency) for column, amount in zip(AMOUNTS, amounts_of(row), strict=True)
-        ]
-        table.add_row(*(escape(cell) for cell in (*_time_cells(row, granularity), *names, *amounts)))
+        table.add_row(*map(escape, (*_time_cells(row, granularity), *names, *amount_texts(row, currency))))
     return table
 
 
@@ -55,6 +52,17 @@ def bar(part: int, most: int) -> str:
     return "█" * (eighths // 8) + (EIGHTHS[eighths % 8] if eighths % 8 else "")
 
 
+def amount_texts(row: UsageRow, currency: str = "") -> list[str]:
+    """Gives the amounts of a row, in the order of AMOUNTS, for people."""
+    counts = (row.requests, *(getattr(row.usage, unit) for unit in UNITS))
+    return [*(f"{count:,}" for count in counts), cost_text(row.cost_nanos, currency)]
+
+
+def cost_text(nanos: int, currency: str = "") -> str:
+    """Gives a cost for people."""
+    return f"{nanos / NANOS:,.4f} {currency}".rstrip()
+
+
 def _time_cells(row: UsageRow, granularity: str) -> list[str]:
     form = TIME_FORMS.get(granularity)
     return [] if form is None else [row.start_time.ToDatetime(tzinfo=UTC).strftime(form)]
@@ -65,13 +73,3 @@ def _sum(rows: list[UsageRow]) -> UsageRow:
     for unit in UNITS:
         setattr(total.usage, unit, sum(getattr(row.usage, unit) for row in rows))
     return total
-
-
-def amounts_of(row: UsageRow) -> list[int]:
-    """Gives the amounts in the order of AMOUNTS; the cost is in billionths."""
-    return [row.requests, *(getattr(row.usage, unit) for unit in UNITS), row.cost_nanos]
-
-
-def amount_text(column: str, amount: int, currency: str) -> str:
-    """Gives an amount of one of AMOUNTS for people."""
-    return f"{amount / NANOS:,.4f} {currency}".rstrip() if column == "cost" else f"{amount:,}"

@@ -19,7 +19,7 @@ from redoma_cli.commands.confirming import confirm
 from redoma_cli.commands.names import child_id, child_resource
 from redoma_cli.commands.options import EdgeOption, EtagOption, JsonOption, KeyOption, TenantArgument, YesOption
 from redoma_cli.commands.output import list_table, print_json, settings_table, short_time
-from redoma_cli.commands.pages import MOST_PER_PAGE, pages
+from redoma_cli.commands.pages import list_items
 from redoma_cli.commands.roles import RoleName, role_text
 from redoma_cli.context import CommandContext, make_context
 from redoma_cli.errors import CliError
@@ -72,9 +72,9 @@ def list_all(
 ) -> None:
     """List a tenant's users."""
     context = make_context()
-    request = ListUsersRequest(parent=f"tenants/{tenant}", page_size=MOST_PER_PAGE)
+    request = ListUsersRequest(parent=f"tenants/{tenant}")
     with context.client(edge, key, ADMIN) as client, client.telling():
-        users = [user for page in pages(client.users.ListUsers, request) for user in page.users]
+        users = list_items(client.users.ListUsers, request, lambda page: page.users)
     if as_json:
         print_json(users)
         return

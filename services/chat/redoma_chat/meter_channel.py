@@ -155,6 +155,7 @@ def _verdict(verdict: pb.Verdict, tenant: str) -> Verdict:
 def _limit_reached(verdict: pb.Verdict, tenant: str) -> QuotaExceeded:
     metadata: Mapping[str, str] = {
         "limit": verdict.limit,
+        "scope": verdict.scope,
         "limit_value": str(verdict.limit_value),
         "remaining": "0",
     }

@@ -17,6 +17,9 @@ from redoma.common.v1.error_reason_pb2 import ErrorReason
 
 DOMAIN = "redoma"
 STATUS_DETAILS_KEY = "grpc-status-details-bin"
+# A status is sent in headers, of which peers take 8 KiB and in which a byte may need three.
+MAX_MESSAGE_BYTES = 1_000
+MAX_METADATA_BYTES = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,8 +205,15 @@ def failure_of(error: DomainError, table: ErrorTable) -> Failure:
         if rule is not None:
             retry_after_s = rule.retry_after_s if error.retry_after_s is None else error.retry_after_s
             reason = reason_name(rule.reason)
-            return Failure(rule.code, reason, error.message, error.metadata, retry_after_s, error.violations)
+            metadata = {name: _bounded(text, MAX_METADATA_BYTES) for name, text in error.metadata.items()}
+            message = _bounded(error.message, MAX_MESSAGE_BYTES)
+            return Failure(rule.code, reason, message, metadata, retry_after_s, error.violations)
     raise KeyError(type(error).__name__)
+
+
+def _bounded(text: str, most: int) -> str:
+    """Gives the text, cut where its UTF-8 has `most` bytes, so that a status with it always fits its headers."""
+    return text.encode(errors="replace")[:most].decode(errors="ignore")
 
 
 def internal_failure(request_id: str) -> Failure:

@@ -193,10 +193,10 @@ def parse_user_name(field: str, name: str, caller: Identity) -> tuple[str, str]:
 
 def is_principal(name: str, tenant: str) -> bool:
     """Says whether `name` has the form of the name of a key or a user of a tenant."""
-    parent, _, rest = name.removeprefix(tenant_name(tenant)).partition("/")
+    before, _, rest = name.partition(f"{tenant_name(tenant)}/")
     kind, _, last = rest.partition("/")
     form = {"apiKeys": API_KEY_ID, "users": USER_ID}.get(kind)
-    return name.startswith(tenant_name(tenant)) and not parent and form is not None and bool(form.fullmatch(last))
+    return not before and form is not None and form.fullmatch(last) is not None
 
 
 def _last_part(field: str, name: str, collection: str, form: re.Pattern[str], wanted: str) -> str:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import grpc
@@ -51,6 +52,7 @@ def at_limit(call: meter_pb2.RunningCall, known: int) -> meter_pb2.Verdict:
         granted_output_tokens=known,
         end=ErrorReason.ERROR_REASON_QUOTA_EXCEEDED,
         limit="tokens_per_month",
+        scope="key",
         limit_value=1000,
     )
     return verdict if call.wanted_output_tokens else meter_pb2.Verdict(granted_output_tokens=known)
@@ -304,6 +306,7 @@ class TestRunning:
         assert answer.failure.reason == "QUOTA_EXCEEDED"
         assert answer.failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert answer.failure.metadata["limit"] == "tokens_per_month"
+        assert answer.failure.metadata["scope"] == "key"
         settled = await world.meter.only_settlement()
         assert (settled.usage.output_tokens, settled.exact) == (600, True)
         kept = (await caller.messages(conversation))[-1]
@@ -498,6 +501,13 @@ class TestHeaders:
         assert "x-should-retry" not in trailers
         assert '"type":"tokens"' in trailers["redoma-openai-error"]
         assert '"code":"rate_limit_exceeded"' in trailers["redoma-openai-error"]
+
+    async def test_refusal_by_the_month_says_how_the_limit_stands(self, world: World) -> None:
+        world.meter.refusal = replace(TOO_FAST, metadata=(("limit", "tokens_per_month"), *TOO_FAST.metadata[1:]))
+        call = world.caller().openai.CreateChatCompletion(HttpBody(data=json.dumps(question()).encode()))
+        trailers = await trailers_of(call)
+        assert (trailers["x-ratelimit-limit-tokens"], trailers["x-ratelimit-remaining-tokens"]) == ("600", "12")
+        assert trailers["x-should-retry"] == "false"
 
     async def test_budget_that_is_used_up_is_not_tried_again(self, world: World) -> None:
         world.meter.refusal = BUDGET

@@ -9,10 +9,7 @@ import pytest
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
-from google.rpc.error_details_pb2 import ErrorInfo
-from google.rpc.status_pb2 import Status
 
-from redoma_kit.errors import KIT_ERRORS, STATUS_DETAILS_KEY, failure_from_status, reason_name
 from redoma_kit.pages import page_token
 from redoma_kit.policy import EDGE
 from redoma_kit.rest import method_path
@@ -20,16 +17,12 @@ from redoma_tenant.errors import ERRORS
 from redoma_tenant.issuers import MAX_ISSUER
 from redoma_tenant.policy import POLICY
 from redoma_tenant.servicers.exposed import TENANT_FILES
-from tests.fakes.hostile_requests import LONG, Hostile, forged_tokens, hostile_requests
+from tests.fakes.hostile_requests import LONG, Hostile, forged_tokens, hostile_requests, problem_of
 from tests.rpc.tenant.tenant_site import TenantSite
 
 AT_ONCE = 16
 CALL_TIMEOUT_S = 60.0
 ISSUER = "https://login.example.com"
-DOCUMENTED = {(rule.code, reason_name(rule.reason)) for rule in (KIT_ERRORS | ERRORS).values()}
-# Documented, and yet no answer to a value.
-TROUBLE = frozenset({"STORAGE_UNAVAILABLE", "DEADLINE_EXCEEDED", "CONTENT_UNREADABLE", "SHUTTING_DOWN"})
-MAX_MESSAGE = 500
 MAX_LOGGED = 1_000
 MAX_GROWTH_BYTES = 512 << 20
 # Lists that only the use of the model fills.
@@ -37,7 +30,6 @@ WITHOUT_ROWS = {
     "QueryUsage": page_token(("tenants/acme", "0", "0", "DAY", "model"), (0, 0, 0, "tiny")),
     "ListLedgerTransactions": page_token(("tenants/acme/ledgerTransactions", ""), (0, "x")),
 }
-DRIVERS_WORDS = ("asyncpg", "sqlite", "sqlalchemy", "psycopg", "traceback", "0x00", "surrogate", "encod", "exception")
 
 
 def methods() -> list[MethodDescriptor]:
@@ -45,7 +37,6 @@ def methods() -> list[MethodDescriptor]:
     services = [service for file in TENANT_FILES for service in file.services_by_name.values()]
     everything = [method for service in services for method in service.methods]
     return [method for method in everything if (rule := POLICY.get(method_path(method))) and rule.peers & EDGE]
-
 
 
 class Operator:
@@ -152,26 +143,6 @@ async def tokens_for(operator: Operator, name: str, fields: dict[str, Any]) -> t
     return (elsewhere.next_page_token, *forged_tokens(genuine))
 
 
-def status_of(error: grpc.aio.AioRpcError) -> Status:
-    """Gives the status that a call ended with."""
-    for key, value in error.trailing_metadata() or ():
-        if key == STATUS_DETAILS_KEY:
-            return Status.FromString(value)
-    return Status()
-
-
-def wrong(error: grpc.aio.AioRpcError) -> str:
-    """Says what a caller must not be told of a refusal; empty if it is as documented."""
-    failure = failure_from_status(error)
-    details = status_of(error).details
-    if failure is None or sum(detail.Is(ErrorInfo.DESCRIPTOR) for detail in details) != 1:
-        return f"not one ErrorInfo: {error.code()} {error.details()}"
-    if (failure.code, failure.reason) not in DOCUMENTED or failure.reason in TROUBLE:
-        return f"{failure.code} {failure.reason}: {failure.message}"
-    spoken = [word for word in DRIVERS_WORDS if word in failure.message.lower()]
-    return f"the words of a driver: {failure.message}" if spoken or len(failure.message) > MAX_MESSAGE else ""
-
-
 async def test_no_hostile_value_does_more_than_being_refused(
     site_on_each: TenantSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,7 +162,7 @@ async def test_no_hostile_value_does_more_than_being_refused(
             try:
                 await operator.call(name, hostile.request)
             except grpc.aio.AioRpcError as error:
-                if problem := wrong(error):
+                if problem := problem_of(error, ERRORS):
                     found.append(f"{name}.{hostile.field} = {hostile.value}: {problem}")
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -10,6 +10,7 @@ import redoma_kit.errors
 from redoma.common.v1.error_reason_pb2 import ErrorReason
 from redoma_kit.errors import (
     KIT_ERRORS,
+    MAX_MESSAGE_BYTES,
     DomainError,
     ErrorRule,
     Failure,
@@ -48,6 +49,14 @@ def test_status_carries_exactly_one_error_info_and_the_delay() -> None:
     retry = error_details_pb2.RetryInfo.FromString(details[1].value)
     assert retry.retry_delay.ToMilliseconds() == 1_000
     assert isinstance(failure, Failure)
+
+
+def test_what_a_caller_sent_never_makes_a_status_too_long_for_its_headers() -> None:
+    failure = failure_of(InvalidField("roles[" + "\N{BOMB}" * 100_000 + "]", "is none"), {})
+    assert len(failure.message.encode()) <= MAX_MESSAGE_BYTES
+    assert failure.message.startswith("roles[\N{BOMB}")
+    assert len(failure.status().SerializeToString()) < 4_096
+    assert failure_of(InvalidField("half \ud800", "is none"), {}).message == "half ?: is none"
 
 
 def test_quotas_in_the_way_survive_the_wire() -> None:

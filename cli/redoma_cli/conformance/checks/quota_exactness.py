@@ -136,6 +136,7 @@ class QuotaExactness:
         elif end.http_status:
             probes.expect(end.http_status == 429, where, "HTTP 429", f"HTTP {end.http_status}")
             probes.expect(end.retry_after_s is not None, where, "a retry-after in seconds", "there is none")
+            probes.expect(bool(_rates(speech)), where, "x-ratelimit-* on the refusal", "there are none")
 
     async def _look_at_books(
         self, lab: Lab, probes: Probes, tenant: LabTenant, limit: int, speeches: Sequence[Speech]

@@ -2,7 +2,7 @@
 
 from redoma.tenant.v1 import user_pb2
 from redoma_kit.errors import InvalidField
-from redoma_tenant.identity_providers import IdentityProvider
+from redoma_tenant.identity_providers import MAX_ROLE_VALUE, IdentityProvider
 from redoma_tenant.names import parse_tenant_name, tenant_name
 from redoma_tenant.servicers.roles import ROLES, role_in
 from redoma_tenant.servicers.times import timestamp
@@ -23,7 +23,7 @@ def provider_in(message: user_pb2.IdentityProvider) -> IdentityProvider:
         tenant=parse_tenant_name(f"{FIELD}.tenant", message.tenant) if message.tenant else "",
         tenant_claim=message.tenant_claim,
         roles_claim=message.roles_claim,
-        roles={value: _meant(number) for value, number in message.roles.items()},
+        roles={value: _meant(value, number) for value, number in message.roles.items()},
         default_role=role_in(f"{FIELD}.default_role", message.default_role),
         operator_role=message.operator_role,
     )
@@ -45,8 +45,10 @@ def provider_message(provider: IdentityProvider) -> user_pb2.IdentityProvider:
     )
 
 
-def _meant(number: "user_pb2.Role.ValueType") -> Role:
-    role = role_in(f"{FIELD}.roles", number)
+def _meant(value: str, number: "user_pb2.Role.ValueType") -> Role:
+    is_short = len(value) <= MAX_ROLE_VALUE and value.isprintable()
+    field = f"{FIELD}.roles[{value}]" if is_short else f"{FIELD}.roles"
+    role = role_in(field, number)
     if role is None:
-        raise InvalidField(f"{FIELD}.roles", "has a value that means no role.")
+        raise InvalidField(field, "must be a role.")
     return role

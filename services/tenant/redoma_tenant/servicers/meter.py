@@ -163,6 +163,7 @@ def _verdict(verdict: told.Verdict) -> meter_pb2.Verdict:
         message.end = ErrorReason.Value(f"ERROR_REASON_{verdict.end}")
     if (shortage := verdict.shortage) is not None:
         message.limit, message.limit_value = shortage.limit, shortage.limit_value
+        message.scope = shortage.scope.value
         if shortage.retry_after_s is not None:
             message.retry_delay.FromTimedelta(timedelta(seconds=shortage.retry_after_s))
     return message

@@ -28,7 +28,7 @@ from redoma.common.v1 import error_reason_pb2 as redoma_dot_common_dot_v1_dot_er
 from redoma.common.v1 import usage_pb2 as redoma_dot_common_dot_v1_dot_usage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1credoma/tenant/v1/meter.proto\x12\x10redoma.tenant.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a#redoma/common/v1/error_reason.proto\x1a\x1credoma/common/v1/usage.proto\"P\n\x0eReserveRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0cinput_tokens\x18\x02 \x01(\x03\x12\x19\n\x11max_output_tokens\x18\x03 \x01(\x03\"\xac\x01\n\x0fReserveResponse\x12\"\n\x15granted_output_tokens\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12(\n\x05lease\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\x0brate_limits\x18\x03 \x01(\x0b\x32\x1c.redoma.tenant.v1.RateLimitsB\x18\n\x16_granted_output_tokens\"h\n\nRateLimits\x12-\n\x08requests\x18\x01 \x01(\x0b\x32\x1b.redoma.tenant.v1.RateLimit\x12+\n\x06tokens\x18\x02 \x01(\x0b\x32\x1b.redoma.tenant.v1.RateLimit\"W\n\tRateLimit\x12\r\n\x05limit\x18\x01 \x01(\x03\x12\x11\n\tremaining\x18\x02 \x01(\x03\x12(\n\x05reset\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"A\n\x11\x43heckpointRequest\x12,\n\x05\x63\x61lls\x18\x01 \x03(\x0b\x32\x1d.redoma.tenant.v1.RunningCall\"u\n\x0bRunningCall\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x10\n\x08token_id\x18\x02 \x01(\t\x12&\n\x05usage\x18\x03 \x01(\x0b\x32\x17.redoma.common.v1.Usage\x12\x1c\n\x14wanted_output_tokens\x18\x04 \x01(\x03\"A\n\x12\x43heckpointResponse\x12+\n\x08verdicts\x18\x01 \x03(\x0b\x32\x19.redoma.tenant.v1.Verdict\"\xc7\x01\n\x07Verdict\x12\"\n\x15granted_output_tokens\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12*\n\x03\x65nd\x18\x02 \x01(\x0e\x32\x1d.redoma.common.v1.ErrorReason\x12\r\n\x05limit\x18\x03 \x01(\t\x12\x13\n\x0blimit_value\x18\x04 \x01(\x03\x12.\n\x0bretry_delay\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB\x18\n\x16_granted_output_tokens\"B\n\rSettleRequest\x12\x31\n\x0bsettlements\x18\x01 \x03(\x0b\x32\x1c.redoma.tenant.v1.Settlement\"\xab\x01\n\nSettlement\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x10\n\x08token_id\x18\x02 \x01(\t\x12&\n\x05usage\x18\x03 \x01(\x0b\x32\x17.redoma.common.v1.Usage\x12\r\n\x05\x65xact\x18\x04 \x01(\x08\x12\x35\n\rfinish_reason\x18\x05 \x01(\x0e\x32\x1e.redoma.common.v1.FinishReason\x12\r\n\x05model\x18\x06 \x01(\t\"!\n\x0eSettleResponse\x12\x0f\n\x07settled\x18\x01 \x03(\x08\"1\n\x17WatchRevocationsRequest\x12\x16\n\x0e\x61\x66ter_position\x18\x01 \x01(\x03\"^\n\x18WatchRevocationsResponse\x12\x10\n\x08position\x18\x01 \x01(\x03\x12\x30\n\nrevocation\x18\x02 \x01(\x0b\x32\x1c.redoma.tenant.v1.Revocation\"\x8f\x01\n\nRevocation\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x11\n\tprincipal\x18\x02 \x01(\t\x12-\n\x06reason\x18\x03 \x01(\x0e\x32\x1d.redoma.common.v1.ErrorReason\x12/\n\x0brevoke_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xf1\x02\n\x0cMeterService\x12N\n\x07Reserve\x12 .redoma.tenant.v1.ReserveRequest\x1a!.redoma.tenant.v1.ReserveResponse\x12W\n\nCheckpoint\x12#.redoma.tenant.v1.CheckpointRequest\x1a$.redoma.tenant.v1.CheckpointResponse\x12K\n\x06Settle\x12\x1f.redoma.tenant.v1.SettleRequest\x1a .redoma.tenant.v1.SettleResponse\x12k\n\x10WatchRevocations\x12).redoma.tenant.v1.WatchRevocationsRequest\x1a*.redoma.tenant.v1.WatchRevocationsResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1credoma/tenant/v1/meter.proto\x12\x10redoma.tenant.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a#redoma/common/v1/error_reason.proto\x1a\x1credoma/common/v1/usage.proto\"P\n\x0eReserveRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0cinput_tokens\x18\x02 \x01(\x03\x12\x19\n\x11max_output_tokens\x18\x03 \x01(\x03\"\xac\x01\n\x0fReserveResponse\x12\"\n\x15granted_output_tokens\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12(\n\x05lease\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\x0brate_limits\x18\x03 \x01(\x0b\x32\x1c.redoma.tenant.v1.RateLimitsB\x18\n\x16_granted_output_tokens\"h\n\nRateLimits\x12-\n\x08requests\x18\x01 \x01(\x0b\x32\x1b.redoma.tenant.v1.RateLimit\x12+\n\x06tokens\x18\x02 \x01(\x0b\x32\x1b.redoma.tenant.v1.RateLimit\"W\n\tRateLimit\x12\r\n\x05limit\x18\x01 \x01(\x03\x12\x11\n\tremaining\x18\x02 \x01(\x03\x12(\n\x05reset\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"A\n\x11\x43heckpointRequest\x12,\n\x05\x63\x61lls\x18\x01 \x03(\x0b\x32\x1d.redoma.tenant.v1.RunningCall\"u\n\x0bRunningCall\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x10\n\x08token_id\x18\x02 \x01(\t\x12&\n\x05usage\x18\x03 \x01(\x0b\x32\x17.redoma.common.v1.Usage\x12\x1c\n\x14wanted_output_tokens\x18\x04 \x01(\x03\"A\n\x12\x43heckpointResponse\x12+\n\x08verdicts\x18\x01 \x03(\x0b\x32\x19.redoma.tenant.v1.Verdict\"\xd6\x01\n\x07Verdict\x12\"\n\x15granted_output_tokens\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12*\n\x03\x65nd\x18\x02 \x01(\x0e\x32\x1d.redoma.common.v1.ErrorReason\x12\r\n\x05limit\x18\x03 \x01(\t\x12\x13\n\x0blimit_value\x18\x04 \x01(\x03\x12.\n\x0bretry_delay\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05scope\x18\x06 \x01(\tB\x18\n\x16_granted_output_tokens\"B\n\rSettleRequest\x12\x31\n\x0bsettlements\x18\x01 \x03(\x0b\x32\x1c.redoma.tenant.v1.Settlement\"\xab\x01\n\nSettlement\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x10\n\x08token_id\x18\x02 \x01(\t\x12&\n\x05usage\x18\x03 \x01(\x0b\x32\x17.redoma.common.v1.Usage\x12\r\n\x05\x65xact\x18\x04 \x01(\x08\x12\x35\n\rfinish_reason\x18\x05 \x01(\x0e\x32\x1e.redoma.common.v1.FinishReason\x12\r\n\x05model\x18\x06 \x01(\t\"!\n\x0eSettleResponse\x12\x0f\n\x07settled\x18\x01 \x03(\x08\"1\n\x17WatchRevocationsRequest\x12\x16\n\x0e\x61\x66ter_position\x18\x01 \x01(\x03\"^\n\x18WatchRevocationsResponse\x12\x10\n\x08position\x18\x01 \x01(\x03\x12\x30\n\nrevocation\x18\x02 \x01(\x0b\x32\x1c.redoma.tenant.v1.Revocation\"\x8f\x01\n\nRevocation\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x11\n\tprincipal\x18\x02 \x01(\t\x12-\n\x06reason\x18\x03 \x01(\x0e\x32\x1d.redoma.common.v1.ErrorReason\x12/\n\x0brevoke_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xf1\x02\n\x0cMeterService\x12N\n\x07Reserve\x12 .redoma.tenant.v1.ReserveRequest\x1a!.redoma.tenant.v1.ReserveResponse\x12W\n\nCheckpoint\x12#.redoma.tenant.v1.CheckpointRequest\x1a$.redoma.tenant.v1.CheckpointResponse\x12K\n\x06Settle\x12\x1f.redoma.tenant.v1.SettleRequest\x1a .redoma.tenant.v1.SettleResponse\x12k\n\x10WatchRevocations\x12).redoma.tenant.v1.WatchRevocationsRequest\x1a*.redoma.tenant.v1.WatchRevocationsResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -50,19 +50,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHECKPOINTRESPONSE']._serialized_start=820
   _globals['_CHECKPOINTRESPONSE']._serialized_end=885
   _globals['_VERDICT']._serialized_start=888
-  _globals['_VERDICT']._serialized_end=1087
-  _globals['_SETTLEREQUEST']._serialized_start=1089
-  _globals['_SETTLEREQUEST']._serialized_end=1155
-  _globals['_SETTLEMENT']._serialized_start=1158
-  _globals['_SETTLEMENT']._serialized_end=1329
-  _globals['_SETTLERESPONSE']._serialized_start=1331
-  _globals['_SETTLERESPONSE']._serialized_end=1364
-  _globals['_WATCHREVOCATIONSREQUEST']._serialized_start=1366
-  _globals['_WATCHREVOCATIONSREQUEST']._serialized_end=1415
-  _globals['_WATCHREVOCATIONSRESPONSE']._serialized_start=1417
-  _globals['_WATCHREVOCATIONSRESPONSE']._serialized_end=1511
-  _globals['_REVOCATION']._serialized_start=1514
-  _globals['_REVOCATION']._serialized_end=1657
-  _globals['_METERSERVICE']._serialized_start=1660
-  _globals['_METERSERVICE']._serialized_end=2029
+  _globals['_VERDICT']._serialized_end=1102
+  _globals['_SETTLEREQUEST']._serialized_start=1104
+  _globals['_SETTLEREQUEST']._serialized_end=1170
+  _globals['_SETTLEMENT']._serialized_start=1173
+  _globals['_SETTLEMENT']._serialized_end=1344
+  _globals['_SETTLERESPONSE']._serialized_start=1346
+  _globals['_SETTLERESPONSE']._serialized_end=1379
+  _globals['_WATCHREVOCATIONSREQUEST']._serialized_start=1381
+  _globals['_WATCHREVOCATIONSREQUEST']._serialized_end=1430
+  _globals['_WATCHREVOCATIONSRESPONSE']._serialized_start=1432
+  _globals['_WATCHREVOCATIONSRESPONSE']._serialized_end=1526
+  _globals['_REVOCATION']._serialized_start=1529
+  _globals['_REVOCATION']._serialized_end=1672
+  _globals['_METERSERVICE']._serialized_start=1675
+  _globals['_METERSERVICE']._serialized_end=2044
 # @@protoc_insertion_point(module_scope)

@@ -247,6 +247,7 @@ class Verdict(_message.Message):
     LIMIT_FIELD_NUMBER: _builtins.int
     LIMIT_VALUE_FIELD_NUMBER: _builtins.int
     RETRY_DELAY_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
     granted_output_tokens: _builtins.int
     """Output tokens that it may say in all. Absent: as many as it likes."""
     end: _error_reason_pb2.ErrorReason.ValueType
@@ -257,6 +258,8 @@ class Verdict(_message.Message):
     """With QUOTA_EXCEEDED: the limit's name among the fields of Limits."""
     limit_value: _builtins.int
     """With QUOTA_EXCEEDED: what the limit allows."""
+    scope: _builtins.str
+    """With QUOTA_EXCEEDED: whose limit it is, "tenant" or "key"."""
     @_builtins.property
     def retry_delay(self) -> _duration_pb2.Duration:
         """With QUOTA_EXCEEDED: when to come back. Absent: waiting does not help."""
@@ -269,10 +272,11 @@ class Verdict(_message.Message):
         limit: _builtins.str = ...,
         limit_value: _builtins.int = ...,
         retry_delay: _duration_pb2.Duration | None = ...,
+        scope: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_granted_output_tokens", b"_granted_output_tokens", "granted_output_tokens", b"granted_output_tokens", "retry_delay", b"retry_delay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_granted_output_tokens", b"_granted_output_tokens", "end", b"end", "granted_output_tokens", b"granted_output_tokens", "limit", b"limit", "limit_value", b"limit_value", "retry_delay", b"retry_delay"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_granted_output_tokens", b"_granted_output_tokens", "end", b"end", "granted_output_tokens", b"granted_output_tokens", "limit", b"limit", "limit_value", b"limit_value", "retry_delay", b"retry_delay", "scope", b"scope"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__granted_output_tokens: _TypeAlias = _typing.Literal["granted_output_tokens"]  # noqa: Y015
     _WhichOneofArgType__granted_output_tokens: _TypeAlias = _typing.Literal["_granted_output_tokens", b"_granted_output_tokens"]  # noqa: Y015
