@@ -2,12 +2,11 @@
 
 from collections.abc import Set
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import Enum
 
 from redoma_kit.errors import InvalidField, ScopeMissing
 from redoma_kit.identity import PLATFORM_ADMIN
-from redoma_kit.pages import Position
 from redoma_tenant.errors import StateConflict
 from redoma_tenant.limits import Limits
 from redoma_tenant.names import api_key_name, check_display_name, check_models
@@ -19,9 +18,6 @@ CONVERSATIONS = "conversations"
 DEFAULT_SCOPES = (GENERATE, CONVERSATIONS)
 KEY_SCOPES = (GENERATE, CONVERSATIONS, TENANT_READ, TENANT_ADMIN, TENANT_OWNER)
 OPERATOR_SCOPES = (PLATFORM_ADMIN,)
-
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-MICROSECOND = timedelta(microseconds=1)
 
 
 class ApiKeyState(Enum):
@@ -179,27 +175,3 @@ class ApiKey:
             replaced_by=successor,
             version=self.version + 1,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class ApiKeyPosition:
-    """A place in a list of keys, the newest first."""
-
-    create_time: datetime
-    id: str
-
-    @classmethod
-    def of_page(cls, position: Position) -> "ApiKeyPosition":
-        """Reads what `for_page` gave.
-
-        Raises:
-            InvalidField: It is no time that a database keeps.
-        """
-        try:
-            return cls(EPOCH + int(position[0]) * MICROSECOND, str(position[1]))
-        except OverflowError:
-            raise InvalidField("page_token", "is out of range; begin again without it.") from None
-
-    def for_page(self) -> Position:
-        """Gives the place as a page token holds it."""
-        return ((self.create_time - EPOCH) // MICROSECOND, self.id)

@@ -8,12 +8,11 @@ from typing import Protocol
 
 from redoma_kit.api_key import digest_of, new_key, prefix_of
 from redoma_kit.errors import InvalidField, ResourceNotFound
-from redoma_kit.pages import page_position, page_size, page_token
-from redoma_tenant.api_key import ApiKey, ApiKeyPosition, ApiKeySettings
+from redoma_tenant.api_key import ApiKey, ApiKeySettings
 from redoma_tenant.errors import StateConflict
 from redoma_tenant.etags import check_etag
 from redoma_tenant.names import api_key_name
-from redoma_tenant.pages import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, Page
+from redoma_tenant.pages import Page, TimePlace, read_page_by_time
 
 MAX_OVERLAP = timedelta(days=30)
 REVOKED = "CREDENTIAL_REVOKED"
@@ -40,7 +39,7 @@ class ApiKeyStore(Protocol):
     async def find_api_key(self, tenant: str, api_key: str) -> ApiKey | None:
         """Gives a key by id."""
 
-    async def list_api_keys(self, tenant: str, after: ApiKeyPosition | None, limit: int) -> Sequence[ApiKey]:
+    async def list_api_keys(self, tenant: str, after: TimePlace | None, limit: int) -> Sequence[ApiKey]:
         """Gives at most `limit` keys, the newest first, those after `after`. Raises ResourceNotFound for the tenant."""
 
     async def change_api_key(self, api_key: ApiKey, reason: str, now: datetime) -> bool:
@@ -91,15 +90,13 @@ class ApiKeys:
             InvalidField: The size or the token can't be used.
             ResourceNotFound: There is no such tenant.
         """
-        size = page_size(requested, DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
-        collection = api_key_name(tenant, "")
-        position = page_position(token, (collection,), (int, str))
-        after = None if position is None else ApiKeyPosition.of_page(position)
-        found = await self._store.list_api_keys(tenant, after, size + 1)
-        if len(found) <= size:
-            return Page(found, "")
-        last = found[size - 1]
-        return Page(found[:size], page_token((collection,), ApiKeyPosition(last.create_time, last.id).for_page()))
+        return await read_page_by_time(
+            (api_key_name(tenant, ""),),
+            requested,
+            token,
+            lambda after, limit: self._store.list_api_keys(tenant, after, limit),
+            lambda api_key: api_key.create_time,
+        )
 
     async def update(
         self, tenant: str, api_key_id: str, wanted: ApiKeySettings, names: Set[str], etag: str, held: Set[str]

@@ -5,12 +5,12 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Protocol
 
 import structlog
 
 from redoma_kit.errors import StorageUnavailable
 from redoma_kit.periodic import Periodic
+from redoma_tenant.change import Change, ChangeStore, Expiry
 
 POLL_INTERVAL_S = 0.25
 # What was read this long ago is no ground to admit anyone. Half of the second that is promised is left for the rest.
@@ -30,50 +30,6 @@ KEPT = timedelta(hours=6)
 PRUNE_INTERVAL_S = 900.0
 STOP_S = 2.0
 EXPIRED = "CREDENTIAL_EXPIRED"
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """Something that a credential stands for has changed.
-
-    Attributes:
-        position: Where in the feed; what is drawn later is greater, and may still come earlier.
-        tenant: The id of the tenant, empty for what is of none.
-        principal: Resource name of whom it concerns; empty is all of the tenant, or everyone.
-        reason: Name of the ErrorReason that running calls end with; empty if they may go on.
-        time: When it was decided.
-    """
-
-    position: int
-    tenant: str
-    principal: str
-    reason: str
-    time: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Expiry:
-    """A key that expires at `time`."""
-
-    tenant: str
-    principal: str
-    time: datetime
-
-
-class ChangeStore(Protocol):
-    """Where changes are kept. Every call may raise StorageUnavailable."""
-
-    async def read_changes(self, after: int, others: Sequence[int]) -> Sequence[Change]:
-        """Gives those after a position, and those at `others`, in the order of their positions."""
-
-    async def newest_position(self) -> int:
-        """Gives the greatest position, 0 if there is none."""
-
-    async def read_expiries(self, after: datetime, until: datetime) -> Sequence[Expiry]:
-        """Gives the keys that expire after `after` and not after `until`, the earliest first."""
-
-    async def prune_changes(self, before: datetime) -> None:
-        """Deletes older ones, but never the newest, so that no position is given twice."""
 
 
 Listener = Callable[[Change], None]

@@ -13,10 +13,11 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
-from redoma_kit.identity import ALGORITHM, ISSUER, MAX_LIFETIME_S
+from redoma_kit.identity import ALGORITHM, ISSUER, MAX_LIFETIME_S, PLATFORM_ADMIN
 from redoma_tenant.errors import CannotStart
 
 SHARED = "SHARED"
+DEFAULT_WEIGHT = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,11 @@ class Principal:
     isolation: str = SHARED
     models: tuple[str, ...] = ()
     adapter: str = ""
+
+    @classmethod
+    def operator(cls, name: str) -> "Principal":
+        """Gives one of no tenant who may do all that operators may."""
+        return cls(name, "", frozenset({PLATFORM_ADMIN}), DEFAULT_WEIGHT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +112,11 @@ class IdentityMinter:
         # This is on every request's way, so the header is made once and the signature asked of the key itself.
         signed = f"{self._header}.{_base64url(_json(claims))}"
         return f"{signed}.{_base64url(self._key.private.sign(signed.encode()))}"
+
+    def minted_as(self, name: str, audience: Sequence[str]) -> Callable[[str], str]:
+        """Gives what signs, for a method, the identity that this service itself calls another with, as `name`."""
+        principal = Principal.operator(name)
+        return lambda method: self.mint(principal, principal.scopes, method, audience)
 
 
 def _thumbprint(private: Ed25519PrivateKey) -> str:

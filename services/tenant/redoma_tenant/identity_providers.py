@@ -7,10 +7,9 @@ from datetime import datetime
 from typing import Protocol
 
 from redoma_kit.errors import InvalidField, ResourceNotFound
-from redoma_kit.pages import page_position, page_size, page_token
 from redoma_tenant.issuers import check_issuer
 from redoma_tenant.names import identity_provider_name
-from redoma_tenant.pages import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, Page
+from redoma_tenant.pages import Page, read_page_by_id
 from redoma_tenant.users import Role
 
 MAX_AUDIENCE = 255
@@ -127,11 +126,7 @@ class IdentityProviders:
         Raises:
             InvalidField: The size or the token can't be used.
         """
-        size = page_size(requested, DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
-        position = page_position(token, (COLLECTION,), (str,))
-        found = await self._store.list_identity_providers(None if position is None else str(position[0]), size + 1)
-        more = len(found) > size
-        return Page(found[:size], page_token((COLLECTION,), (found[size - 1].id,)) if more else "")
+        return await read_page_by_id((COLLECTION,), requested, token, self._store.list_identity_providers)
 
     async def delete(self, provider: str) -> None:
         """Refuses a provider's tokens from now on, or raises ResourceNotFound."""

@@ -22,9 +22,8 @@ from redoma_tenant.caller import (
     with_implied,
 )
 from redoma_tenant.errors import CannotStart, CredentialExpired, CredentialRevoked, TenantDisabled
-from redoma_tenant.identity import Principal
+from redoma_tenant.identity import DEFAULT_WEIGHT, Principal
 from redoma_tenant.names import api_key_name
-from redoma_tenant.tenants import DEFAULT_WEIGHT
 
 MAX_KEY_BYTES = 256
 BOOTSTRAP = "platform/bootstrap"
@@ -101,8 +100,7 @@ class KeySignIn:
         """
         if await self._store.has_operator_key():
             return Verdict(principal=BOOTSTRAP, refusal=_bootstrap_is_over)
-        principal = Principal(BOOTSTRAP, "", frozenset({PLATFORM_ADMIN}), DEFAULT_WEIGHT)
-        return Verdict(principal=BOOTSTRAP, caller=Caller(principal))
+        return Verdict(principal=BOOTSTRAP, caller=Caller(Principal.operator(BOOTSTRAP)))
 
     async def verdict(self, credential: str, digest: str) -> Verdict:
         """Gives what a key is worth; says why it no longer works only to who has the whole of it.

@@ -1,6 +1,5 @@
 """Keeps when each key was used last, to the minute, without making a call wait for a write."""
 
-import asyncio
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Protocol
@@ -8,6 +7,7 @@ from typing import Protocol
 import structlog
 
 from redoma_kit.errors import StorageUnavailable
+from redoma_kit.periodic import Periodic
 from redoma_tenant.caller import UsedKey
 
 FLUSH_INTERVAL_S = 5.0
@@ -26,7 +26,7 @@ class LastUses:
     Uses that are not yet written are lost if the process is killed; a stop in order flushes them.
     """
 
-    __slots__ = ("_log", "_now", "_pending", "_store", "_task", "_wake", "_written")
+    __slots__ = ("_log", "_now", "_pending", "_periodic", "_store", "_written")
 
     def __init__(self, store: LastUseStore, now: Callable[[], datetime], log: structlog.stdlib.BoundLogger) -> None:
         self._store = store
@@ -34,8 +34,7 @@ class LastUses:
         self._log = log
         self._pending: dict[str, datetime] = {}
         self._written: dict[str, datetime] = {}
-        self._wake = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._periodic = Periodic("last uses", FLUSH_INTERVAL_S, self.flush, log)
 
     def note(self, api_key: UsedKey) -> None:
         """Notes that a key is used now."""
@@ -43,22 +42,18 @@ class LastUses:
         if api_key.last_use_time == minute or self._written.get(api_key.id) == minute:
             return
         self._pending[api_key.id] = minute
-        self._wake.set()
 
     def start(self) -> None:
         """Begins to write in the background."""
-        self._task = asyncio.create_task(self._run(), name="last uses")
+        self._periodic.start()
 
     async def stop(self) -> None:
         """Stops, and writes what is left."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._periodic.stop()
         await self.flush()
 
     async def flush(self) -> None:
         """Writes what is pending. What can't be written stays pending."""
-        self._wake.clear()
         batch = dict(self._pending)
         if not batch:
             return
@@ -66,14 +61,7 @@ class LastUses:
             await self._store.write_last_uses(batch)
         except StorageUnavailable:
             self._log.warning("last uses not written", keys=len(batch))
-            self._wake.set()
             return
         newest = max(batch.values())
         self._written = {key: at for key, at in (self._written | batch).items() if at >= newest}
         self._pending = {key: at for key, at in self._pending.items() if batch.get(key) != at}
-
-    async def _run(self) -> None:
-        while True:
-            await self._wake.wait()
-            await self.flush()
-            await asyncio.sleep(FLUSH_INTERVAL_S)

@@ -165,15 +165,12 @@ def parse_api_key_name(field: str, name: str, caller: Identity) -> tuple[str, st
         TenantMismatch: It is of a tenant that the caller may not act for.
         ScopeMissing: It is an operator's, and the caller is none.
     """
-    parent, separator, api_key = name.partition("/apiKeys/")
-    if not separator or not API_KEY_ID.fullmatch(api_key):
-        raise InvalidField(field, "must have the form tenants/{tenant}/apiKeys/{key} or platform/apiKeys/{key}.")
-    if parent == PLATFORM:
+    parent, _, api_key = name.partition("/apiKeys/")
+    if parent == PLATFORM and API_KEY_ID.fullmatch(api_key):
         _check_operator(caller)
         return "", api_key
-    tenant = parse_tenant_name(field, parent)
-    caller.check_tenant(tenant)
-    return tenant, api_key
+    wanted = "tenants/{tenant}/apiKeys/{key} or platform/apiKeys/{key}"
+    return _of_tenant(field, name, "/apiKeys/", API_KEY_ID, wanted, caller)
 
 
 def parse_user_name(field: str, name: str, caller: Identity) -> tuple[str, str]:
@@ -183,12 +180,7 @@ def parse_user_name(field: str, name: str, caller: Identity) -> tuple[str, str]:
         InvalidField: `name` is of another form.
         TenantMismatch: It is of a tenant that the caller may not act for.
     """
-    parent, separator, user = name.partition("/users/")
-    if not separator or not USER_ID.fullmatch(user):
-        raise InvalidField(field, "must have the form tenants/{tenant}/users/{user}.")
-    tenant = parse_tenant_name(field, parent)
-    caller.check_tenant(tenant)
-    return tenant, user
+    return _of_tenant(field, name, "/users/", USER_ID, "tenants/{tenant}/users/{user}", caller)
 
 
 def is_principal(name: str, tenant: str) -> bool:
@@ -197,6 +189,27 @@ def is_principal(name: str, tenant: str) -> bool:
     kind, _, last = rest.partition("/")
     form = {"apiKeys": API_KEY_ID, "users": USER_ID}.get(kind)
     return not before and form is not None and form.fullmatch(last) is not None
+
+
+def parse_erasure_name(field: str, name: str, caller: Identity) -> tuple[str, str]:
+    """Gives the tenant's and the erasure's id in `tenants/{tenant}/erasures/{erasure}`.
+
+    Raises:
+        InvalidField: `name` is of another form.
+        TenantMismatch: It is of a tenant that the caller may not act for.
+    """
+    return _of_tenant(field, name, "/erasures/", ERASURE_ID, "tenants/{tenant}/erasures/{erasure}", caller)
+
+
+def _of_tenant(
+    field: str, name: str, collection: str, form: re.Pattern[str], wanted: str, caller: Identity
+) -> tuple[str, str]:
+    parent, separator, last = name.partition(collection)
+    if not separator or not form.fullmatch(last):
+        raise InvalidField(field, f"must have the form {wanted}.")
+    tenant = parse_tenant_name(field, parent)
+    caller.check_tenant(tenant)
+    return tenant, last
 
 
 def _last_part(field: str, name: str, collection: str, form: re.Pattern[str], wanted: str) -> str:
@@ -209,18 +222,3 @@ def _last_part(field: str, name: str, collection: str, form: re.Pattern[str], wa
 def _check_operator(caller: Identity) -> None:
     if PLATFORM_ADMIN not in caller.scopes:
         raise ScopeMissing(PLATFORM_ADMIN)
-
-
-def parse_erasure_name(field: str, name: str, caller: Identity) -> tuple[str, str]:
-    """Gives the tenant's and the erasure's id in `tenants/{tenant}/erasures/{erasure}`.
-
-    Raises:
-        InvalidField: `name` is of another form.
-        TenantMismatch: It is of a tenant that the caller may not act for.
-    """
-    parent, separator, erasure = name.partition("/erasures/")
-    if not separator or not ERASURE_ID.fullmatch(erasure):
-        raise InvalidField(field, "must have the form tenants/{tenant}/erasures/{erasure}.")
-    tenant = parse_tenant_name(field, parent)
-    caller.check_tenant(tenant)
-    return tenant, erasure

@@ -7,10 +7,9 @@ import grpc
 import structlog
 
 from redoma_kit.database import Database
-from redoma_kit.identity import PLATFORM_ADMIN
 from redoma_kit.periodic import Periodic
 from redoma_tenant.content_channel import GrpcContentChannel, NoContentChannel
-from redoma_tenant.identity import IdentityMinter, Principal, SigningKey
+from redoma_tenant.identity import IdentityMinter, SigningKey
 from redoma_tenant.privacy.certificate import certificate_of
 from redoma_tenant.privacy.eraser import Eraser, ErasurePlace
 from redoma_tenant.privacy.erasures import Erasures
@@ -18,15 +17,15 @@ from redoma_tenant.privacy.export import Exports
 from redoma_tenant.privacy.places import ChatPlace, ModelPlace, SignInPlace
 from redoma_tenant.privacy.purges import Purges
 from redoma_tenant.purge_channel import GrpcPurgeChannel
+from redoma_tenant.servicers.exposed import MODEL_AUDIENCE
 from redoma_tenant.servicers.privacy import PrivacyServicer
 from redoma_tenant.store.erasures import SqlErasureStore
 from redoma_tenant.store.holdings import SqlHoldings
-from redoma_tenant.tenants import DEFAULT_WEIGHT
 
 ERASE_INTERVAL_S = 5.0
 PURGE_INTERVAL_S = 2.0
-MODEL_AUDIENCE = ("model",)
-ERASER = Principal("platform/eraser", "", frozenset({PLATFORM_ADMIN}), DEFAULT_WEIGHT)
+# As who it calls the model processes.
+ERASER = "platform/eraser"
 
 
 class PrivacyParts:
@@ -47,10 +46,7 @@ class PrivacyParts:
         log: structlog.stdlib.BoundLogger,
     ) -> None:
         """Takes the channel of the chat service, if there is one, and those of the model processes by their targets."""
-
-        def mint(method: str) -> str:
-            return minter.mint(ERASER, ERASER.scopes, method, MODEL_AUDIENCE)
-
+        mint = minter.minted_as(ERASER, MODEL_AUDIENCE)
         store = SqlErasureStore(database)
         content = NoContentChannel() if chat is None else GrpcContentChannel(chat)
         places: list[ErasurePlace] = [

@@ -7,14 +7,12 @@ from enum import Enum
 from typing import Protocol
 
 from redoma_kit.errors import InvalidField, ResourceNotFound
-from redoma_kit.pages import page_position, page_size, page_token
 from redoma_tenant.errors import StateConflict
 from redoma_tenant.etags import check_etag
 from redoma_tenant.names import check_tenant_id, tenant_name
-from redoma_tenant.pages import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, Page
+from redoma_tenant.pages import Page, read_page_by_id
 from redoma_tenant.tenant_profile import TenantProfile
 
-DEFAULT_WEIGHT = 100
 MAX_GRACE = timedelta(days=90)
 COLLECTION = "tenants"
 
@@ -35,7 +33,7 @@ class Tenant:
         id: The last part of its name.
         profile: What operators set.
         state: Whether its keys work.
-        weight: Its share of the model in force: its own, else its plan's, else DEFAULT_WEIGHT.
+        weight: Its share of the model in force: its own, else its plan's, else the default.
         create_time: When it was created.
         update_time: When it was changed last.
         version: Counts its changes.
@@ -113,11 +111,7 @@ class Tenants:
         Raises:
             InvalidField: The size or the token can't be used.
         """
-        size = page_size(requested, DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
-        position = page_position(token, (COLLECTION,), (str,))
-        found = await self._store.list_tenants(None if position is None else str(position[0]), size + 1)
-        more = len(found) > size
-        return Page(found[:size], page_token((COLLECTION,), (found[size - 1].id,)) if more else "")
+        return await read_page_by_id((COLLECTION,), requested, token, self._store.list_tenants)
 
     async def update(self, tenant_id: str, wanted: TenantProfile, names: Set[str], etag: str) -> Tenant:
         """Takes the settings that `names` names from `wanted`.

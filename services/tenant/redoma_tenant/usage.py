@@ -1,121 +1,30 @@
-"""What was used: sums by time and by what callers ask for, the ledger's transactions, and whether the two agree."""
+"""What was used, as callers ask for it: sums by time and more, the ledger's transactions, and whether the two agree."""
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from enum import Enum
 from typing import Protocol
 
 from redoma_kit.errors import InvalidField, ResourceNotFound
 from redoma_kit.pages import page_position, page_size, page_token
-from redoma_tenant.ledger import LedgerEntry, TransactionKind
+from redoma_tenant.moments import EPOCH, micros_of
 from redoma_tenant.names import tenant_name
-from redoma_tenant.pages import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, Page
+from redoma_tenant.pages import Page, TimePlace, read_page_by_time, time_in_page
+from redoma_tenant.usage_rows import (
+    Amounts,
+    BookedTransaction,
+    Dimension,
+    Granularity,
+    Reconciliation,
+    RowPosition,
+    Selection,
+    UsageRow,
+)
 
 DEFAULT_ROWS = 1_000
 MAX_ROWS = 10_000
 DEFAULT_PAST = timedelta(days=30)
 HOUR = timedelta(hours=1)
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-MICROSECOND = timedelta(microseconds=1)
-UNITS = ("input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens", "cost_nanos")
-
-
-class Granularity(Enum):
-    """A length of time to sum up by. The value is how much of `2026-11-03 12` names one."""
-
-    HOUR = 13
-    DAY = 10
-    MONTH = 7
-    TOTAL = 0
-
-
-class Dimension(Enum):
-    """Something to sum up by."""
-
-    TENANT = "tenant"
-    API_KEY = "api_key"
-    USER = "user"
-    MODEL = "model"
-    ADAPTER = "adapter"
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """What to sum up, and how.
-
-    Attributes:
-        tenant: Id of the tenant; None is all.
-        start: From this hour on.
-        end: Before this hour.
-        granularity: By which lengths of time.
-        dimensions: By what else, in the order of Dimension.
-    """
-
-    tenant: str | None
-    start: datetime
-    end: datetime
-    granularity: Granularity
-    dimensions: tuple[Dimension, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Amounts:
-    """Sums. `cost_nanos` is in billionths of the currency."""
-
-    requests: int = 0
-    input_tokens: int = 0
-    cached_input_tokens: int = 0
-    output_tokens: int = 0
-    reasoning_tokens: int = 0
-    cost_nanos: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class UsageRow:
-    """What was used in one time by one of each dimension; `values` are the ids, empty for none."""
-
-    start: datetime
-    values: Mapping[Dimension, str]
-    amounts: Amounts
-
-
-@dataclass(frozen=True, slots=True)
-class RowPosition:
-    """A place in the order of rows: when their time begins, then the dimensions' values."""
-
-    start: datetime
-    values: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class BookedTransaction:
-    """A transaction of the ledger as it is kept."""
-
-    tenant: str
-    id: str
-    kind: TransactionKind
-    token_id: str
-    principal: str
-    model: str
-    adapter: str
-    book_time: datetime
-    entries: tuple[LedgerEntry, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Reconciliation:
-    """The ledger and the sums, added up at the same moment."""
-
-    ledger: Amounts
-    sums: Amounts
-    unbalanced_transactions: int
-    open_calls: int
-
-    @property
-    def balanced(self) -> bool:
-        """Whether both sides of each amount add up to zero, and the ledger and the sums are the same."""
-        return self.unbalanced_transactions == 0 and self.ledger == self.sums
 
 
 class UsageStore(Protocol):
@@ -125,7 +34,7 @@ class UsageStore(Protocol):
         """Gives at most `limit` rows, those after `after`."""
 
     async def list_transactions(
-        self, tenant: str, token_id: str, after: tuple[datetime, str] | None, limit: int
+        self, tenant: str, token_id: str, after: TimePlace | None, limit: int
     ) -> Sequence[BookedTransaction]:
         """Gives at most `limit` transactions, the latest first; an empty token id is all calls."""
 
@@ -183,7 +92,7 @@ class UsageBook:
         if len(found) <= size:
             return Page(found, "")
         last = _position(found[size - 1], selection)
-        times = (_micros(selection.start), _micros(selection.end), _micros(last.start))
+        times = (micros_of(selection.start), micros_of(selection.end), micros_of(last.start))
         return Page(found[:size], page_token(asked, (*times, *last.values)))
 
     async def read(self, selection: Selection) -> AsyncIterator[Sequence[UsageRow]]:
@@ -207,17 +116,16 @@ class UsageBook:
             InvalidField: The size or the token can't be used.
             ResourceNotFound: There is no such tenant.
         """
-        size = page_size(requested, DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
-        request = (f"{tenant_name(tenant)}/ledgerTransactions", token_id)
-        position = page_position(token, request, (int, str))
-        after = None if position is None else (_time(position[0]), str(position[1]))
-        found = await self._store.list_transactions(tenant, token_id, after, size + 1)
-        if not found:
+        page = await read_page_by_time(
+            (f"{tenant_name(tenant)}/ledgerTransactions", token_id),
+            requested,
+            token,
+            lambda after, limit: self._store.list_transactions(tenant, token_id, after, limit),
+            lambda transaction: transaction.book_time,
+        )
+        if not page.items:
             await self._check_tenant(tenant)
-        if len(found) <= size:
-            return Page(found, "")
-        last = found[size - 1]
-        return Page(found[:size], page_token(request, (_micros(last.book_time), last.id)))
+        return page
 
     async def reconcile(self, tenant: str) -> Reconciliation:
         """Compares the ledger with the sums.
@@ -242,8 +150,8 @@ def _continued(selection: Selection, token: str, asked: Sequence[str]) -> tuple[
     if position is None:
         return selection, None
     start, end, last, *values = position
-    times = replace(selection, start=_time(start), end=_time(end))
-    return times, RowPosition(_time(last), tuple(str(value) for value in values))
+    times = replace(selection, start=time_in_page(start), end=time_in_page(end))
+    return times, RowPosition(time_in_page(last), tuple(str(value) for value in values))
 
 
 def _position(row: UsageRow, selection: Selection) -> RowPosition:
@@ -267,14 +175,3 @@ def _past(time: datetime) -> datetime:
         return time - DEFAULT_PAST
     except OverflowError:
         raise InvalidField("selection.end_time", "is too early.") from None
-
-
-def _micros(time: datetime) -> int:
-    return (time - EPOCH) // MICROSECOND
-
-
-def _time(micros: int | str) -> datetime:
-    try:
-        return EPOCH + int(micros) * MICROSECOND
-    except OverflowError:
-        raise InvalidField("page_token", "is out of range; begin again without it.") from None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC
 
 from redoma_tenant.names import api_key_name, tenant_name, user_name
-from redoma_tenant.usage import UNITS, Dimension, Selection, UsageRow
+from redoma_tenant.usage_rows import UNITS, Dimension, Selection, UsageRow
 
 
 def shown_value(row: UsageRow, dimension: Dimension, tenant: str | None) -> str:

@@ -9,11 +9,10 @@ from typing import Protocol
 
 from redoma_kit.errors import InvalidField, ResourceNotFound, ScopeMissing
 from redoma_kit.identity import PLATFORM_ADMIN
-from redoma_kit.pages import page_position, page_size, page_token
 from redoma_tenant.etags import check_etag
 from redoma_tenant.issuers import check_issuer
 from redoma_tenant.names import check_display_name, user_name
-from redoma_tenant.pages import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, Page
+from redoma_tenant.pages import Page, read_page_by_id
 from redoma_tenant.policy import TENANT_OWNER
 
 MAX_SUBJECT = 255
@@ -156,12 +155,12 @@ class Users:
             InvalidField: The size or the token can't be used.
             ResourceNotFound: There is no such tenant.
         """
-        size = page_size(requested, DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
-        collection = user_name(tenant, "")
-        position = page_position(token, (collection,), (str,))
-        found = await self._store.list_users(tenant, None if position is None else str(position[0]), size + 1)
-        more = len(found) > size
-        return Page(found[:size], page_token((collection,), (found[size - 1].id,)) if more else "")
+        return await read_page_by_id(
+            (user_name(tenant, ""),),
+            requested,
+            token,
+            lambda after, limit: self._store.list_users(tenant, after, limit),
+        )
 
     async def update(
         self, tenant: str, user_id: str, wanted: UserProfile, names: Set[str], etag: str, held: Set[str]

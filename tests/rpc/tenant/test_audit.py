@@ -55,9 +55,9 @@ class Auditor:
 
     async def note(self) -> None:
         """Has what is gathered written."""
-        self.site.server.denials.flush()
+        self.site.server.audit.denials.flush()
         async with asyncio.timeout(CALL_TIMEOUT_S):
-            await self.site.server.trail.written()
+            await self.site.server.audit.trail.written()
 
     async def export(self, parent: str = "tenants/acme", is_json: bool = True) -> tuple[bytes, audit_pb2.AuditHead]:
         """Gives the whole file and the head."""
@@ -523,7 +523,7 @@ async def test_what_can_not_be_written_is_kept_and_further_administration_refuse
     assert json.loads(logged[0])["entry"]["resource"] == made.api_key.name
     is_back.set()
     async with asyncio.timeout(CALL_TIMEOUT_S):
-        await site.server.trail.written()
+        await site.server.audit.trail.written()
     assert (await auditor.list())[0].resource == made.api_key.name
     assert (await auditor.verify()).intact
 

@@ -281,7 +281,7 @@ async def test_last_use_is_kept_to_the_minute_and_off_the_hot_path(site: TenantS
     assert not (await site.list_keys())[0].HasField("last_use_time")
     used_at = site.clock()
     await site.check(key)
-    await site.server.last_uses.flush()
+    await site.server.sign_in.last_uses.flush()
     first = (await site.list_keys())[0].last_use_time.ToDatetime(tzinfo=used_at.tzinfo)
     assert first in {used_at.replace(second=0, microsecond=0), site.clock().replace(second=0, microsecond=0)}
     site.clock.ahead = timedelta(minutes=10)
@@ -295,7 +295,7 @@ async def test_last_use_is_kept_to_the_minute_and_off_the_hot_path(site: TenantS
 
 async def test_a_refused_key_counts_as_no_use(site: TenantSite, key: str) -> None:
     await site.check(key, f"{TENANTS}ListTenants")
-    await site.server.last_uses.flush()
+    await site.server.sign_in.last_uses.flush()
     assert not (await site.list_keys())[0].HasField("last_use_time")
 
 

@@ -9,7 +9,7 @@ import structlog
 from sqlalchemy import event, text
 
 from redoma_kit.database import PLATFORM, Database
-from redoma_tenant.api_key import ApiKeyPosition
+from redoma_tenant.pages import TimePlace
 from redoma_tenant.server import SCHEMA
 from redoma_tenant.store.api_keys import SqlApiKeyStore
 from redoma_tenant.store.erasures import SqlErasureStore
@@ -22,7 +22,7 @@ QUERIES: dict[str, Callable[[Database], Awaitable[Any]]] = {
     "a page of tenants": lambda database: SqlTenantStore(database).list_tenants("acme", 101),
     "a tenant": lambda database: SqlTenantStore(database).find_tenant("acme"),
     "tenants to purge": lambda database: SqlErasureStore(database).due_tenants(NOW, 100),
-    "a page of keys": lambda database: SqlApiKeyStore(database).list_api_keys("acme", ApiKeyPosition(NOW, "0"), 101),
+    "a page of keys": lambda database: SqlApiKeyStore(database).list_api_keys("acme", TimePlace(NOW, "0"), 101),
     "a page of operators' keys": lambda database: SqlApiKeyStore(database).list_api_keys("", None, 101),
     "a key": lambda database: SqlApiKeyStore(database).find_api_key("acme", "0" * 16),
     "a page of users": lambda database: SqlUserStore(database).list_users("acme", "0" * 32, 101),

@@ -277,7 +277,7 @@ async def test_no_token_in_logs_errors_or_the_database(
             response = await site_on_each.check(token, path)
             if not response.HasField("ok_response"):
                 bodies.append(str(response))
-    await site_on_each.server.denials.stop()
+    await site_on_each.server.audit.denials.stop()
     captured = capfd.readouterr()
     written = "\n".join((site_on_each.log_text.getvalue(), captured.out, captured.err, *bodies))
     assert "refused" in written

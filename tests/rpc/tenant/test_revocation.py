@@ -10,7 +10,7 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from redoma.tenant.v1 import api_key_pb2, tenant_pb2
-from redoma_tenant.changes import Change
+from redoma_tenant.change import Change
 from tests.rpc.tenant.tenant_site import (
     API_KEYS,
     TENANTS,
@@ -49,7 +49,7 @@ async def refused_after_s(site: TenantSite, key: str, reason: str) -> float:
 
 async def warm(site: TenantSite, key: str) -> None:
     """Has the key in the site's cache."""
-    await site.server.changes.caught_up()
+    await site.server.sign_in.changes.caught_up()
     for _ in range(2):
         identity_in(await site.check(key))
 
@@ -77,7 +77,7 @@ async def test_a_tenant_disabled_through_one_replica_is_refused_by_the_other(
     await site_on_each.call(f"{TENANTS}DisableTenant", tenant_pb2.DisableTenantRequest(name="tenants/acme"))
     assert await refused_after_s(other, key, "TENANT_DISABLED") < PROMISED_S
     await site_on_each.call(f"{TENANTS}EnableTenant", tenant_pb2.EnableTenantRequest(name="tenants/acme"))
-    await other.server.changes.caught_up()
+    await other.server.sign_in.changes.caught_up()
     identity_in(await other.check(key))
 
 
@@ -89,7 +89,7 @@ async def test_what_a_tenant_is_set_to_reaches_identities(site_on_each: TenantSi
         name="tenants/acme", weight=20, isolation=tenant_pb2.Tenant.ISOLATION_DEDICATED, models=["a", "b"]
     )
     await site_on_each.call(f"{TENANTS}UpdateTenant", tenant_pb2.UpdateTenantRequest(tenant=tenant))
-    await other.server.changes.caught_up()
+    await other.server.sign_in.changes.caught_up()
     claims = claims_in(await other.check(key))
     assert (claims["weight"], claims["isolation"], claims["models"]) == (20, "DEDICATED", ["a", "b"])
 
@@ -112,7 +112,7 @@ async def test_followers_hear_of_revoked_and_of_expired_keys(site_on_each: Tenan
     expire_time.FromDatetime(site_on_each.clock() + timedelta(hours=1))
     revoked = (await site_on_each.add_key()).api_key.name
     expiring = (await site_on_each.add_key(expire_time=expire_time)).api_key.name
-    await site_on_each.server.changes.caught_up()
+    await site_on_each.server.sign_in.changes.caught_up()
 
     async def until(reason: str) -> Change:
         async for change in following:
@@ -120,7 +120,7 @@ async def test_followers_hear_of_revoked_and_of_expired_keys(site_on_each: Tenan
                 return change
         pytest.fail("the feed ended")
 
-    async with aclosing(site_on_each.server.changes.follow(0)) as following, asyncio.timeout(ENOUGH_S):
+    async with aclosing(site_on_each.server.sign_in.changes.follow(0)) as following, asyncio.timeout(ENOUGH_S):
         waiting = asyncio.ensure_future(until("CREDENTIAL_REVOKED"))
         await asyncio.sleep(0)
         await site_on_each.call(f"{API_KEYS}RevokeApiKey", api_key_pb2.RevokeApiKeyRequest(name=revoked))
@@ -139,7 +139,7 @@ async def test_a_cached_key_is_not_admitted_when_its_revocation_could_not_be_hea
     assert await refused_after_s(site, key, "STORAGE_UNAVAILABLE") < PROMISED_S
     (site.folder / "away").rename(site.database_file.parent)
     async with asyncio.timeout(ENOUGH_S):
-        await site.server.changes.caught_up()
+        await site.server.sign_in.changes.caught_up()
     identity_in(await site.check(key))
 
 

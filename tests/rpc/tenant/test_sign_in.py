@@ -140,7 +140,7 @@ async def test_refused_requests_and_calls_of_the_engine_are_noted(
     site: TenantSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noted: list[Event] = []
-    monkeypatch.setattr(site.server.denials, "note", noted.append)
+    monkeypatch.setattr(site.server.audit.denials, "note", noted.append)
     await site.add_tenant()
     key = (await site.add_key()).secret
     name = (await site.list_keys())[0].name
@@ -183,7 +183,7 @@ async def test_no_refusal_holds_the_credential_or_its_digest(
     bodies.append(str(headers_of(response)))
     await site.call(f"{TENANTS}DisableTenant", tenant_pb2.DisableTenantRequest(name="tenants/acme"))
     bodies.append(str(await site.check(keys["SOURCE_DENIED"])))
-    await site.server.denials.stop()
+    await site.server.audit.denials.stop()
     captured = capfd.readouterr()
     metrics = str(list(site.server.grpc._telemetry.registry.collect()))
     written = "\n".join((site.log_text.getvalue(), captured.out, captured.err, metrics, *bodies))

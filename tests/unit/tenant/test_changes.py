@@ -11,7 +11,8 @@ import structlog
 
 from redoma_kit.errors import StorageUnavailable
 from redoma_tenant import changes as module
-from redoma_tenant.changes import LOOK_BACK, STALE_S, Change, ChangeFeed, Expiry
+from redoma_tenant.change import Change, Expiry
+from redoma_tenant.changes import LOOK_BACK, STALE_S, ChangeFeed
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 ENOUGH_S = 30.0

@@ -4,12 +4,12 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from redoma_kit.pages import page_position, page_size, page_token
+from redoma_kit.pages import Position as PagePosition
 from redoma_tenant.audit.chain import BEGINNING, Break, ChainCheck, Entry, Position, Unreadable, chain_name
 from redoma_tenant.audit.heads import Head, HeadKeys
 from redoma_tenant.audit.store import AuditStore, Wanted
 from redoma_tenant.errors import AuditDamaged
-from redoma_tenant.pages import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, Page
+from redoma_tenant.pages import Page, read_page
 
 BATCH_ENTRIES = 500
 
@@ -37,13 +37,14 @@ class AuditBook:
         Raises:
             InvalidField: The size or the token can't be used.
         """
-        size = page_size(requested, DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
-        request = _request(chain, wanted)
-        position = page_position(token, request, (int,))
-        before = None if position is None else int(position[0])
-        found = await self._store.list_entries(chain, wanted, before, size + 1)
-        more = len(found) > size
-        return Page(found[:size], page_token(request, (found[size - 1].sequence,)) if more else "")
+        return await read_page(
+            _request(chain, wanted),
+            requested,
+            token,
+            (int,),
+            lambda position, limit: self._store.list_entries(chain, wanted, _sequence(position), limit),
+            lambda entry: (entry.sequence,),
+        )
 
     async def head(self, chain: str) -> Head:
         """Gives the head of a chain."""
@@ -84,6 +85,10 @@ class AuditBook:
         while batch := await self._store.read_entries(chain, after, to, BATCH_ENTRIES):
             yield batch
             after = batch[-1].sequence
+
+
+def _sequence(position: PagePosition | None) -> int | None:
+    return None if position is None else int(position[0])
 
 
 def _none(chain: str) -> Head:

@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from redoma_kit.errors import CredentialInvalid
-from redoma_kit.identity import PLATFORM_ADMIN
 from redoma_tenant.api_key import GENERATE
 from redoma_tenant.caller import Caller, TenantFacts, Verdict, tenant_principal
 from redoma_tenant.errors import CredentialExpired, CredentialRevoked, RoleMissing, TenantDisabled
@@ -24,7 +23,6 @@ from redoma_tenant.oidc.tokens import (
     read_unverified,
     verify,
 )
-from redoma_tenant.tenants import DEFAULT_WEIGHT
 
 USER_ID_CHARACTERS = 32
 
@@ -131,8 +129,7 @@ def user_id(issuer: str, subject: str, tenant: str) -> str:
 
 def _operator(provider: TrustedProvider, claims: Claims) -> Verdict:
     name = f"platform/users/{user_id(provider.issuer, str(claims['sub']), '')}"
-    principal = Principal(name, "", frozenset({PLATFORM_ADMIN}), DEFAULT_WEIGHT)
-    return Verdict(principal=name, caller=Caller(principal), until=_until(claims))
+    return Verdict(principal=name, caller=Caller(Principal.operator(name)), until=_until(claims))
 
 
 def _until(claims: Claims) -> datetime:

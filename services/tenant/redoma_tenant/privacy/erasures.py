@@ -3,17 +3,13 @@
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from enum import Enum
 from typing import Protocol
 
-from redoma_kit.errors import InvalidField, ResourceNotFound
-from redoma_kit.pages import Position, page_position, page_size, page_token
+from redoma_kit.errors import ResourceNotFound
 from redoma_tenant.names import check_display_name, tenant_name
-from redoma_tenant.pages import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, Page
-
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-MICROSECOND = timedelta(microseconds=1)
+from redoma_tenant.pages import Page, TimePlace, read_page_by_time
 
 
 class ErasureState(Enum):
@@ -90,8 +86,8 @@ class ErasureStore(Protocol):
     async def find_erasure(self, tenant: str, erasure: str) -> Erasure | None:
         """Gives an erasure of a tenant by id."""
 
-    async def list_erasures(self, tenant: str, before: tuple[datetime, str] | None, limit: int) -> Sequence[Erasure]:
-        """Gives at most `limit` of a tenant's erasures, the latest first, those before `before` in that order."""
+    async def list_erasures(self, tenant: str, after: TimePlace | None, limit: int) -> Sequence[Erasure]:
+        """Gives at most `limit` of a tenant's erasures, the latest first, those after `after` in that order."""
 
 
 class Erasures:
@@ -135,18 +131,10 @@ class Erasures:
         Raises:
             InvalidField: The size or the token can't be used.
         """
-        size = page_size(requested, DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
-        collection = erasure_name(tenant, "")
-        position = page_position(token, (collection,), (int, str))
-        found = await self._store.list_erasures(tenant, None if position is None else _place(position), size + 1)
-        if len(found) <= size:
-            return Page(found, "")
-        last = found[size - 1]
-        return Page(found[:size], page_token((collection,), ((last.create_time - EPOCH) // MICROSECOND, last.id)))
-
-
-def _place(position: Position) -> tuple[datetime, str]:
-    try:
-        return EPOCH + int(position[0]) * MICROSECOND, str(position[1])
-    except OverflowError:
-        raise InvalidField("page_token", "is out of range; begin again without it.") from None
+        return await read_page_by_time(
+            (erasure_name(tenant, ""),),
+            requested,
+            token,
+            lambda after, limit: self._store.list_erasures(tenant, after, limit),
+            lambda erasure: erasure.create_time,
+        )

@@ -11,7 +11,7 @@ from redoma.tenant.v1 import meter_pb2, meter_pb2_grpc
 from redoma_kit.errors import CredentialInvalid, InvalidField, ShuttingDown
 from redoma_kit.identity import Identity, current_identity
 from redoma_kit.interceptors.drain import Drain
-from redoma_tenant.changes import Change
+from redoma_tenant.change import Change
 from redoma_tenant.meter import told
 from redoma_tenant.meter.counts import MAX_TOKENS, TokenCounts
 from redoma_tenant.meter.meter import Meter

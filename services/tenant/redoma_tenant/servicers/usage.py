@@ -10,16 +10,16 @@ from redoma_kit.identity import PLATFORM_ADMIN, Identity, current_identity
 from redoma_tenant.ledger import TransactionKind
 from redoma_tenant.names import OWN, parse_parent, tenant_name
 from redoma_tenant.servicers.times import time_in, timestamp
-from redoma_tenant.usage import (
+from redoma_tenant.usage import UsageBook
+from redoma_tenant.usage_export import UsageFile, shown_value
+from redoma_tenant.usage_rows import (
     Amounts,
     BookedTransaction,
     Dimension,
     Granularity,
     Selection,
-    UsageBook,
     UsageRow,
 )
-from redoma_tenant.usage_export import UsageFile, shown_value
 
 if TYPE_CHECKING:
     from redoma_kit.interceptors.pipeline import Context

@@ -4,18 +4,20 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, RowMapping, Select, bindparam, insert, literal, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, RowMapping, Select, bindparam, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from redoma_kit.database import PLATFORM, Database, Scope
 from redoma_kit.errors import InvalidField
 from redoma_tenant import names
-from redoma_tenant.api_key import ApiKey, ApiKeyPosition
+from redoma_tenant.api_key import ApiKey
 from redoma_tenant.api_keys import PrefixTaken
 from redoma_tenant.errors import StateConflict
 from redoma_tenant.limits import limits_from_json, limits_to_json
+from redoma_tenant.pages import TimePlace
 from redoma_tenant.store.changes import note_change
+from redoma_tenant.store.newest_first import newest_first
 from redoma_tenant.store.schema import API_KEYS, USERS, UtcDateTime
 from redoma_tenant.store.tenants import check_tenant
 
@@ -52,19 +54,14 @@ class SqlApiKeyStore:
             row = (await session.execute(query)).mappings().one_or_none()
         return None if row is None else _api_key(row)
 
-    async def list_api_keys(self, tenant: str, after: ApiKeyPosition | None, limit: int) -> Sequence[ApiKey]:
+    async def list_api_keys(self, tenant: str, after: TimePlace | None, limit: int) -> Sequence[ApiKey]:
         """Gives at most `limit` keys, the newest first, those after `after`.
 
         Raises:
             ResourceNotFound: The tenant is missing.
         """
-        columns = API_KEYS.c
-        query = (
-            select(API_KEYS).where(_is_of(tenant)).order_by(columns.create_time.desc(), columns.id.desc()).limit(limit)
-        )
-        if after is not None:
-            position = tuple_(literal(after.create_time, UtcDateTime), literal(after.id))
-            query = query.where(tuple_(columns.create_time, columns.id) < position)
+        keys = select(API_KEYS).where(_is_of(tenant))
+        query = newest_first(keys, API_KEYS.c.create_time, API_KEYS.c.id, after, limit)
         async with self._database.transaction(_scope(tenant)) as session:
             if tenant:
                 await check_tenant(session, tenant)

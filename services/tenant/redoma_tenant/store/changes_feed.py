@@ -6,7 +6,7 @@ from datetime import datetime
 from sqlalchemy import delete, func, or_, select
 
 from redoma_kit.database import AUTH, PLATFORM, Database
-from redoma_tenant.changes import Change, Expiry
+from redoma_tenant.change import Change, Expiry
 from redoma_tenant.names import api_key_name
 from redoma_tenant.store.schema import API_KEYS, CHANGES
 

@@ -4,15 +4,17 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import RowMapping, and_, delete, insert, literal, select, tuple_, update
+from sqlalchemy import RowMapping, and_, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from redoma_kit.database import PLATFORM, Database, Scope
 from redoma_kit.errors import ResourceNotFound
 from redoma_tenant.names import api_key_name, tenant_name
+from redoma_tenant.pages import TimePlace
 from redoma_tenant.privacy.erasures import Erasure, ErasureState, Step, Subject
 from redoma_tenant.store.changes import note_change
-from redoma_tenant.store.schema import API_KEYS, ERASURES, TENANTS, USERS, UtcDateTime
+from redoma_tenant.store.newest_first import newest_first
+from redoma_tenant.store.schema import API_KEYS, ERASURES, TENANTS, USERS
 
 E = ERASURES.c
 CREDENTIAL_REVOKED = "CREDENTIAL_REVOKED"
@@ -43,12 +45,9 @@ class SqlErasureStore:
             row = (await session.execute(query)).mappings().one_or_none()
         return None if row is None else _erasure(row)
 
-    async def list_erasures(self, tenant: str, before: tuple[datetime, str] | None, limit: int) -> Sequence[Erasure]:
-        """Gives at most `limit` of a tenant's erasures, the latest first, those before `before` in that order."""
-        query = select(ERASURES).where(E.tenant_id == tenant).order_by(E.create_time.desc(), E.id.desc()).limit(limit)
-        if before is not None:
-            position = tuple_(literal(before[0], UtcDateTime), literal(before[1]))
-            query = query.where(tuple_(E.create_time, E.id) < position)
+    async def list_erasures(self, tenant: str, after: TimePlace | None, limit: int) -> Sequence[Erasure]:
+        """Gives at most `limit` of a tenant's erasures, the latest first, those after `after` in that order."""
+        query = newest_first(select(ERASURES).where(E.tenant_id == tenant), E.create_time, E.id, after, limit)
         async with self._database.transaction(Scope.of(tenant)) as session:
             return [_erasure(row) for row in (await session.execute(query)).mappings()]
 

@@ -9,11 +9,12 @@ from sqlalchemy.exc import IntegrityError
 
 from redoma_kit.database import AUTH, Database, Scope
 from redoma_tenant.caller import TenantFacts
+from redoma_tenant.errors import StateConflict
 from redoma_tenant.key_sign_in import StoredKey
 from redoma_tenant.oidc.claims import TrustedProvider
 from redoma_tenant.oidc.sign_in import StoredUser
 from redoma_tenant.store.schema import API_KEYS, IDENTITY_PROVIDERS, PLANS, TENANTS, USERS
-from redoma_tenant.store.tenants import weight_in_force
+from redoma_tenant.store.tenants import check_tenant, weight_in_force
 from redoma_tenant.tenants import TenantState
 
 TENANT_COLUMNS: tuple[ColumnElement[Any], ...] = (
@@ -113,7 +114,7 @@ class SqlSignInStore:
     async def add_user(
         self, tenant: str, user: StoredUser, issuer: str, subject: str, display_name: str, now: datetime
     ) -> None:
-        """Adds a user who signs in for the first time, unless another request did meanwhile."""
+        """Adds a user who signs in for the first time, unless another did or the tenant was deleted meanwhile."""
         values = {
             "id": user.id,
             "tenant_id": tenant,
@@ -128,8 +129,9 @@ class SqlSignInStore:
         }
         try:
             async with self._database.transaction(Scope.of(tenant)) as session:
+                await check_tenant(session, tenant, for_more=True)
                 await session.execute(insert(USERS).values(values))
-        except IntegrityError:
+        except (IntegrityError, StateConflict):
             return
 
     async def _one(self, query: Select[Any]) -> RowMapping | None:

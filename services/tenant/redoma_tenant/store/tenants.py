@@ -12,11 +12,12 @@ from redoma_kit.database import PLATFORM, Database, Scope
 from redoma_kit.errors import InvalidField, ResourceExists, ResourceNotFound
 from redoma_tenant.content_checks import BlockedAction, BlockedPattern, ContentChecks
 from redoma_tenant.errors import StateConflict
+from redoma_tenant.identity import DEFAULT_WEIGHT
 from redoma_tenant.names import plan_name, tenant_name
 from redoma_tenant.store.changes import note_change
 from redoma_tenant.store.schema import PLANS, TENANTS
 from redoma_tenant.tenant_profile import ContentStorage, Isolation, TenantProfile
-from redoma_tenant.tenants import DEFAULT_WEIGHT, Tenant, TenantState
+from redoma_tenant.tenants import Tenant, TenantState
 
 
 def weight_in_force() -> ColumnElement[int]:
@@ -25,8 +26,12 @@ def weight_in_force() -> ColumnElement[int]:
 
 
 async def check_tenant(session: AsyncSession, tenant: str, *, for_more: bool = False) -> None:
-    """Raises ResourceNotFound if the tenant is missing, StateConflict if more is to be added to one being deleted."""
-    state = await session.scalar(select(TENANTS.c.state).where(TENANTS.c.id == tenant))
+    """Raises ResourceNotFound if the tenant is missing, StateConflict if more is to be added to one being deleted.
+
+    Where more is to be added, the tenant stays as it is until the end of the transaction: a purge misses nothing.
+    """
+    query = select(TENANTS.c.state).where(TENANTS.c.id == tenant)
+    state = await session.scalar(query.with_for_update(read=True) if for_more else query)
     if state is None:
         raise ResourceNotFound(tenant_name(tenant))
     if for_more and state == TenantState.DELETING.value:

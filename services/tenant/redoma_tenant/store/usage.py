@@ -21,15 +21,16 @@ from sqlalchemy.ext.compiler import compiles
 
 from redoma_kit.database import PLATFORM, Database, Scope
 from redoma_tenant.ledger import LedgerEntry, TransactionKind, usage_account
+from redoma_tenant.pages import TimePlace
+from redoma_tenant.store.newest_first import newest_first
 from redoma_tenant.store.schema import (
     LEDGER_ENTRIES,
     LEDGER_TRANSACTIONS,
     RESERVATIONS,
     TENANTS,
     USAGE_HOURS,
-    UtcDateTime,
 )
-from redoma_tenant.usage import (
+from redoma_tenant.usage_rows import (
     UNITS,
     Amounts,
     BookedTransaction,
@@ -95,17 +96,14 @@ class SqlUsageStore:
             return [_row(row, selection) for row in (await session.execute(query)).mappings()]
 
     async def list_transactions(
-        self, tenant: str, token_id: str, after: tuple[datetime, str] | None, limit: int
+        self, tenant: str, token_id: str, after: TimePlace | None, limit: int
     ) -> Sequence[BookedTransaction]:
         """Gives at most `limit` transactions, the latest first; an empty token id is all calls."""
         columns = LEDGER_TRANSACTIONS.c
         query = select(LEDGER_TRANSACTIONS).where(columns.tenant_id == tenant)
-        query = query.order_by(columns.book_time.desc(), columns.id.desc()).limit(limit)
         if token_id:
             query = query.where(columns.token_id == token_id)
-        if after is not None:
-            position = tuple_(literal(after[0], UtcDateTime), literal(after[1]))
-            query = query.where(tuple_(columns.book_time, columns.id) < position)
+        query = newest_first(query, columns.book_time, columns.id, after, limit)
         async with self._database.transaction(Scope.of(tenant)) as session:
             rows = (await session.execute(query)).mappings().all()
             entries = (await session.execute(_entries(tenant, [row["id"] for row in rows]))).mappings().all()
