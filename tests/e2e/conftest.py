@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -126,10 +127,9 @@ def site_environment(home: Path) -> dict[str, str]:
     }
 
 
-@pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """The site all end-to-end tests share. Tests that kill things leave it ready again."""
-    home = tmp_path_factory.mktemp("redoma")
+@contextmanager
+def running_site(home: Path) -> Iterator[Site]:
+    """Brings up a site of its own, and takes it down in the end."""
     metrics_port = free_port()
     env = site_environment(home) | {
         "REDOMA_MODEL_METRICS__LISTEN": f"127.0.0.1:{metrics_port}",
@@ -145,3 +145,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         running.redoma("down", "--grace", "5")
         left = [name for name, pid in pids.items() if Path(f"/proc/{pid}").exists()]
         assert not left, f"`redoma down` left {left}"
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """The site that end-to-end tests share. Tests that kill things leave it ready again."""
+    with running_site(tmp_path_factory.mktemp("redoma")) as running:
+        yield running

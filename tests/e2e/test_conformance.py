@@ -10,13 +10,20 @@ from xml.etree import ElementTree
 import pytest
 
 from redoma_cli.conformance.catalogue import all_checks
-from tests.e2e.conftest import REDOMA, Site
+from tests.e2e.conftest import REDOMA, Site, running_site
 from tests.fakes.lora_adapter import SMOLLM2, LoraSpec, write_lora
 
 
 def digest_of(file: Path) -> str:
     """Gives a file's digest as manifests have it."""
     return f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}"
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    """A site of its own: the kit shows so many wrong keys that who comes after it from here is slowed for a minute."""
+    with running_site(tmp_path) as running:
+        yield running
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from redoma.tenant.v1.usage_pb2 import (
 )
 from redoma_cli.conformance.check import Probes
 from redoma_cli.conformance.lab import Lab, LabTenant
+from redoma_cli.conformance.pages import pages
 
 POLL_S = 0.2
-PAGE = 1_000
 UNITS = ("input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens")
 Counts = Mapping[str, int]
 
@@ -74,25 +74,19 @@ async def read_books(lab: Lab, tenant: LabTenant) -> Books:
 
 async def _journal(lab: Lab, tenant: LabTenant) -> tuple[dict[str, Counts], int]:
     ended: dict[str, Counts] = {}
-    running, page_token = 0, ""
-    while True:
-        request = ListUsageRecordsRequest(tenant=tenant.id, page_size=PAGE, page_token=page_token)
-        page = await lab.admin.must(request, ListUsageRecordsResponse)
+    running = 0
+    async for page in pages(lab.admin, ListUsageRecordsRequest(tenant=tenant.id), ListUsageRecordsResponse):
         for record in page.records:
             running += not record.HasField("end_time")
             ended[record.token_id] = {unit: getattr(record.usage, unit) for unit in UNITS}
-        page_token = page.next_page_token
-        if not page_token:
-            return {call: counts for call, counts in ended.items() if any(counts.values())}, running
+    return {call: counts for call, counts in ended.items() if any(counts.values())}, running
 
 
 async def _ledger(lab: Lab, tenant: LabTenant) -> tuple[dict[str, Counts], tuple[str, ...]]:
     booked: dict[str, dict[str, int]] = {}
     unbalanced: list[str] = []
-    page_token = ""
-    while True:
-        request = ListLedgerTransactionsRequest(parent=tenant.name, page_size=PAGE, page_token=page_token)
-        page = await lab.admin.must(request, ListLedgerTransactionsResponse)
+    request = ListLedgerTransactionsRequest(parent=tenant.name)
+    async for page in pages(lab.admin, request, ListLedgerTransactionsResponse):
         for transaction in page.transactions:
             counts = booked.setdefault(transaction.token_id, dict.fromkeys(UNITS, 0))
             sums: dict[str, int] = {}
@@ -102,11 +96,9 @@ async def _ledger(lab: Lab, tenant: LabTenant) -> tuple[dict[str, Counts], tuple
                     counts[entry.unit] += entry.amount
             if any(sums.values()):
                 unbalanced.append(transaction.name)
-        page_token = page.next_page_token
-        if not page_token:
-            # Which side has the sign is the ledger's own affair.
-            whole = {call: {unit: abs(sum_) for unit, sum_ in counts.items()} for call, counts in booked.items()}
-            return {call: counts for call, counts in whole.items() if any(counts.values())}, tuple(unbalanced)
+    # Which side has the sign is the ledger's own affair.
+    whole = {call: {unit: abs(sum_) for unit, sum_ in counts.items()} for call, counts in booked.items()}
+    return {call: counts for call, counts in whole.items() if any(counts.values())}, tuple(unbalanced)
 
 
 def compare(books: Books, probes: Probes, replicas: int) -> None:

@@ -95,15 +95,6 @@ class Caller:
             raise Unclear(f"{path_of(request).lstrip('/')} failed with {answer.label}: {answer.message}")
         return response.FromString(answer.bodies[0])
 
-    async def pages(self, request: ListRequest, response: type[P]) -> AsyncIterator[P]:
-        """Gives one page of a list after the other; see `must`. `request` is moved on."""
-        while True:
-            page = await self.must(request, response)
-            yield page
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
-
     async def rest(
         self, verb: str, target: str, headers: Headers = (), body: bytes | Mapping[str, object] = b""
     ) -> Answer:

@@ -15,6 +15,7 @@ from redoma_cli.conformance.check import Check, Finding, Probes, Skipped, Unclea
 from redoma_cli.conformance.edge import Edge
 from redoma_cli.conformance.http_client import NoAnswer
 from redoma_cli.conformance.lab import THROW_AWAY, Lab, delete_tenant
+from redoma_cli.conformance.pages import pages
 from redoma_cli.conformance.results import CheckResult, Outcome, Report
 from redoma_cli.conformance.secrecy import Redactor
 from redoma_cli.conformance.settings import Settings
@@ -201,16 +202,11 @@ async def clean(edge: Edge, admin_key: str) -> tuple[list[str], list[str]]:
         await greet(admin)
         gone: list[str] = []
         left: list[str] = []
-        page_token = ""
-        while True:
-            request = ListTenantsRequest(page_size=1_000, page_token=page_token)
-            page = await admin.must(request, ListTenantsResponse)
+        async for page in pages(admin, ListTenantsRequest(), ListTenantsResponse):
             for tenant in page.tenants:
                 tenant_id = tenant.name.removeprefix("tenants/")
                 if THROW_AWAY.fullmatch(tenant_id) and not tenant.HasField("delete_time"):
                     (gone if await delete_tenant(admin, tenant_id) else left).append(tenant_id)
-            page_token = page.next_page_token
-            if not page_token:
-                return gone, left
+        return gone, left
     finally:
         await admin.close()

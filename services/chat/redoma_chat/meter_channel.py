@@ -21,12 +21,11 @@ from redoma_chat.metering.meter import (
     Settlement,
     Verdict,
 )
-from redoma_chat.model_channel import call_metadata, wait_until_ready
+from redoma_chat.outgoing import call_metadata, raise_if_cancelled_here, wait_until_ready
 from redoma_kit.errors import CredentialInvalid, DomainError, Failure, InvalidField, Violation, failure_from_status
 from redoma_kit.identity import current_identity
 from redoma_kit.telemetry import Telemetry
 
-READY_WAIT_S = 0.8
 ANSWER_WAIT_S = 5.0
 T = TypeVar("T")
 
@@ -81,7 +80,7 @@ class GrpcMeter:
                 revocation = _revocation(response.revocation) if response.HasField("revocation") else None
                 yield Seen(response.position, revocation)
         except asyncio.CancelledError:
-            _raise_if_cancelled_here()
+            raise_if_cancelled_here()
             raise QuotaUnavailable() from None
         except grpc.aio.AioRpcError:
             raise QuotaUnavailable() from None
@@ -89,7 +88,7 @@ class GrpcMeter:
             call.cancel()
 
     async def _ready(self) -> None:
-        if not await wait_until_ready(self._channel, READY_WAIT_S):
+        if not await wait_until_ready(self._channel):
             raise QuotaUnavailable()
 
 
@@ -97,15 +96,8 @@ async def _answer(call: Awaitable[T]) -> T:
     try:
         return await call
     except asyncio.CancelledError:
-        _raise_if_cancelled_here()
+        raise_if_cancelled_here()
         raise QuotaUnavailable(was_asked=True) from None
-
-
-def _raise_if_cancelled_here() -> None:
-    # grpc raises CancelledError also where the peer ended the call, or the channel was closed.
-    task = asyncio.current_task()
-    if task is None or task.cancelling():
-        raise asyncio.CancelledError
 
 
 def _refusal(failure: Failure | None, tenant: str) -> DomainError:

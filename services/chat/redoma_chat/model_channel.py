@@ -35,16 +35,12 @@ from redoma_chat.inference import (
     Usage,
 )
 from redoma_chat.metering.grant import Grant
+from redoma_chat.outgoing import call_metadata, raise_if_cancelled_here, wait_until_ready
 from redoma_chat.response_format import ResponseFormat
 from redoma_chat.sampling import Sampling
 from redoma_kit.errors import failure_from_status
-from redoma_kit.identity import METADATA_KEY as IDENTITY_KEY
-from redoma_kit.identity import current_identity
-from redoma_kit.interceptors.request_id import METADATA_KEY as REQUEST_ID_KEY
-from redoma_kit.interceptors.request_id import current_request_id
 from redoma_kit.telemetry import Telemetry
 
-READY_WAIT_S = 0.8
 HEADERS_WAIT_S = 3.0
 PASSAGES_A_CALL = 128
 _INPUT = re.compile(r"^inputs\[(\d+)\]", re.ASCII)
@@ -88,26 +84,6 @@ class ModelChannel(Protocol):
         ...
 
 
-async def wait_until_ready(channel: grpc.aio.Channel, wait_s: float) -> bool:
-    """Says whether the channel has a connection, waiting for one at most `wait_s` seconds."""
-    try:
-        async with asyncio.timeout(wait_s):
-            while (state := channel.get_state(try_to_connect=True)) is not grpc.ChannelConnectivity.READY:
-                await channel.wait_for_state_change(state)
-    except TimeoutError:
-        return False
-    return True
-
-
-def call_metadata(telemetry: Telemetry) -> tuple[tuple[str, str], ...]:
-    """Gives what every call to another service carries on: the signed identity, the request id, the trace."""
-    return (
-        (IDENTITY_KEY, current_identity().token),
-        (REQUEST_ID_KEY, current_request_id()),
-        *telemetry.propagation_headers().items(),
-    )
-
-
 class GrpcModelChannel:
     """The model service at the other end of a gRPC channel."""
 
@@ -120,7 +96,7 @@ class GrpcModelChannel:
         self, prompt: Prompt, sampling: Sampling, timeout_s: float, grant: Grant | None = None
     ) -> AsyncGenerator[Event, None]:
         """Streams the answer; see ModelChannel."""
-        if not await wait_until_ready(self._channel, READY_WAIT_S):
+        if not await wait_until_ready(self._channel):
             raise ModelUnreachable(was_asked=False)
         request = model_pb2.GenerateRequest(
             model=prompt.model,
@@ -155,7 +131,7 @@ class GrpcModelChannel:
         except TimeoutError:
             raise ModelUnreachable() from None
         except asyncio.CancelledError:
-            _raise_if_cancelled_here()
+            raise_if_cancelled_here()
             raise ModelUnreachable() from None
         except grpc.aio.AioRpcError as error:
             raise refusal_of_model(error.code(), failure_from_status(error)) from None
@@ -210,7 +186,7 @@ class GrpcModelChannel:
         return _model_info(response.model)
 
     async def _ready(self) -> None:
-        if not await wait_until_ready(self._channel, READY_WAIT_S):
+        if not await wait_until_ready(self._channel):
             raise ModelUnreachable()
 
 
@@ -218,7 +194,7 @@ async def _answer(call: Awaitable[T]) -> T:
     try:
         return await call
     except asyncio.CancelledError:
-        _raise_if_cancelled_here()
+        raise_if_cancelled_here()
         raise ModelUnreachable() from None
     except grpc.aio.AioRpcError as error:
         raise refusal_of_model(error.code(), failure_from_status(error)) from None
@@ -235,13 +211,6 @@ async def _grant(call: "_GrantedAnswer", request: model_pb2.GenerateRequest, gra
     except (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError):
         # The call has ended, which its reader is told.
         return
-
-
-def _raise_if_cancelled_here() -> None:
-    # grpc raises CancelledError also where the peer ended the call with the status CANCELLED.
-    task = asyncio.current_task()
-    if task is None or task.cancelling():
-        raise asyncio.CancelledError
 
 
 def _event(response: model_pb2.GenerateResponse | model_pb2.GenerateGrantedResponse) -> Event | None:

@@ -14,6 +14,8 @@ from redoma_chat.content_storage import ContentStorage
 
 # Between batches, so that calls get their turn.
 PAUSE_S = 0.02
+WRAPPED = "content keys are wrapped by the first key"
+ALL_WRAPPED = "content keys are wrapped by the first key; no other is needed"
 
 
 class SealingStore(Protocol):
@@ -68,9 +70,7 @@ class Sealing:
     async def _wrap(self, storage: ContentStorage) -> None:
         done, left = await self._store.wrap_keys(storage)
         if done:
-            self._log.info(
-                "content keys are wrapped by the first key; no other is needed", storage=storage.value, keys=done
-            ) if not left else self._log.info("content keys are wrapped by the first key", keys=done)
+            self._log.info(WRAPPED if left else ALL_WRAPPED, storage=storage.value, keys=done)
         if left:
             self._log.error(
                 "content keys can't be unwrapped; put the key that wrapped them back into the key provider",

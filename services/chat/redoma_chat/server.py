@@ -4,6 +4,7 @@ import os
 import random
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -100,7 +101,7 @@ class ChatServer:
         )
         conversations = ConversationServicer(Conversations(self._store, placement, ids, self._now_us))
         self.grpc.add(
-            lambda server: add_ConversationServiceServicer_to_server(conversations, server),
+            partial(add_ConversationServiceServicer_to_server, conversations),
             "redoma.chat.v1.ConversationService",
         )
         drain = self.grpc.drain
@@ -117,15 +118,11 @@ class ChatServer:
             log,
         )
         chat = ChatServicer(answers, deadlines)
-        self.grpc.add(lambda server: add_ChatServiceServicer_to_server(chat, server), "redoma.chat.v1.ChatService")
+        self.grpc.add(partial(add_ChatServiceServicer_to_server, chat), "redoma.chat.v1.ChatService")
         openai = OpenAIServicer(guarded, model, ids, deadlines, now_s)
-        self.grpc.add(
-            lambda server: add_OpenAIServiceServicer_to_server(openai, server), "redoma.chat.v1.OpenAIService"
-        )
+        self.grpc.add(partial(add_OpenAIServiceServicer_to_server, openai), "redoma.chat.v1.OpenAIService")
         content = ContentServicer(Content(self._store, self._running, self._databases.scrub, log))
-        self.grpc.add(
-            lambda server: add_ContentServiceServicer_to_server(content, server), "redoma.chat.v1.ContentService"
-        )
+        self.grpc.add(partial(add_ContentServiceServicer_to_server, content), "redoma.chat.v1.ContentService")
         self._health = HealthMirror(self.grpc, self._model_channel, self._store.ping)
         self._background = self._work_of_its_own(settings, tenants)
 

@@ -10,10 +10,9 @@ from redoma.tenant.v1.tenant_pb2_grpc import TenantServiceStub
 from redoma_chat.checks.chain import BlockedPattern, ContentChecks
 from redoma_chat.content_storage import ContentPolicy, ContentStorage
 from redoma_chat.errors import ChecksUnavailable
-from redoma_chat.model_channel import call_metadata, wait_until_ready
+from redoma_chat.outgoing import call_metadata, wait_until_ready
 from redoma_kit.telemetry import Telemetry
 
-READY_WAIT_S = 0.8
 ANSWER_WAIT_S = 2.0
 POLICIES_WAIT_S = 10.0
 POLICIES_A_PAGE = 1_000
@@ -42,7 +41,7 @@ class GrpcTenantChannel:
 
     async def content_checks(self) -> ContentChecks:
         """Gets the checks; see TenantChannel."""
-        if not await wait_until_ready(self._channel, READY_WAIT_S):
+        if not await wait_until_ready(self._channel):
             raise ChecksUnavailable()
         try:
             response = await self._stub.GetContentChecks(

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import structlog
 
@@ -49,10 +50,8 @@ class ModelServer:
         self.grpc = GrpcServer(settings, MODEL_POLICY, MODEL_ERRORS, verifier, telemetry, log)
         tenants = ModelServicer(self.models, admission)
         operators = EngineServicer(self.models, self.journal, admission, settings, self.grpc.drain)
-        self.grpc.add(lambda server: model_pb2_grpc.add_ModelServiceServicer_to_server(tenants, server), MODEL_SERVICE)
-        self.grpc.add(
-            lambda server: engine_pb2_grpc.add_EngineServiceServicer_to_server(operators, server), ENGINE_SERVICE
-        )
+        self.grpc.add(partial(model_pb2_grpc.add_ModelServiceServicer_to_server, tenants), MODEL_SERVICE)
+        self.grpc.add(partial(engine_pb2_grpc.add_EngineServiceServicer_to_server, operators), ENGINE_SERVICE)
 
     @property
     def model(self) -> ServedModel:

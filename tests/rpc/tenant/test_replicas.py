@@ -91,9 +91,10 @@ async def test_owners_who_all_go_at_once_leave_one(replicas: tuple[TenantSite, T
         lambda name: ("UpdateUser", {"user": {"name": name, "role": "ROLE_MEMBER"}}),
         lambda name: ("UpdateUser", {"user": {"name": name, "state": "STATE_DISABLED"}}),
     ]
-    calls = [ways[number % 3](name) for number, name in enumerate(names)]
+    calls = [way(name) for way in ways for name in names]
     found = await reasons(in_turn(replicas, calls))
-    assert sorted(found) == [""] * 8 + ["STATE_CONFLICT"]
+    assert set(found) <= {"", "STATE_CONFLICT", "RESOURCE_NOT_FOUND"}
+    assert "STATE_CONFLICT" in found
     users = (await operator.made("ListUsers", **TENANT)).users
     assert [user.state for user in users if user.role == ROLE_OWNER].count(1) == 1
 

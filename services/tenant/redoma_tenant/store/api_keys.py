@@ -110,7 +110,8 @@ class SqlApiKeyStore:
         )
         async with self._database.transaction(PLATFORM) as session:
             connection = await session.connection()
-            await connection.execute(statement, [{"key": key, "at": time} for key, time in last_uses.items()])
+            # In the order in which others lock them.
+            await connection.execute(statement, [{"key": key, "at": time} for key, time in sorted(last_uses.items())])
 
 
 def _scope(tenant: str) -> Scope:
@@ -153,9 +154,12 @@ async def _check_user(session: AsyncSession, api_key: ApiKey) -> None:
 
 
 async def _lock_operators(session: AsyncSession, tenant: str) -> None:
-    """Lets one transaction after the other change operators' keys, so that no two take each other's successor away."""
+    """Lets one transaction after the other change operators' keys, so that no two take each other's successor away.
+
+    It locks them all, in one order: of those that last, two transactions may have seen different ones.
+    """
     if not tenant:
-        await session.execute(_lasting_operator_keys().order_by(API_KEYS.c.id).with_for_update())
+        await session.execute(select(API_KEYS.c.id).where(_is_of("")).order_by(API_KEYS.c.id).with_for_update())
 
 
 async def _check_operators(session: AsyncSession, tenant: str) -> None:

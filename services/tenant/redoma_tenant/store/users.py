@@ -13,7 +13,7 @@ from redoma_kit.errors import ResourceExists
 from redoma_tenant.errors import StateConflict
 from redoma_tenant.names import user_name
 from redoma_tenant.store.changes import note_change
-from redoma_tenant.store.schema import USERS
+from redoma_tenant.store.schema import TENANTS, USERS
 from redoma_tenant.store.tenants import check_tenant
 from redoma_tenant.users import REVOKED, Role, User, UserState
 
@@ -108,8 +108,12 @@ class SqlUserStore:
 
 
 async def _lock_owners(session: AsyncSession, tenant: str) -> set[str]:
-    """Gives the ids of the owners who may sign in, which no other transaction changes until the end of this one."""
-    return set(await session.scalars(_owners(tenant).order_by(USERS.c.id).with_for_update()))
+    """Gives the ids of the owners who may sign in, which no other transaction changes until the end of this one.
+
+    It locks the tenant: of the owners, two transactions may have seen different ones.
+    """
+    await session.execute(select(TENANTS.c.id).where(TENANTS.c.id == tenant).with_for_update(key_share=True))
+    return set(await session.scalars(_owners(tenant)))
 
 
 def _owners(tenant: str) -> Select[tuple[str]]:
