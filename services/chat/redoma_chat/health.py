@@ -4,9 +4,11 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import grpc
+import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from redoma_kit.errors import StorageUnavailable
+from redoma_kit.periodic import Periodic
 from redoma_kit.server import GrpcServer
 
 MODEL_SERVICE = "redoma.model.v1.ModelService"
@@ -18,30 +20,27 @@ class HealthMirror:
     """Looks at both once a second and tells the server's health service what changed."""
 
     def __init__(
-        self, server: GrpcServer, model_channel: grpc.aio.Channel, ping_store: Callable[[], Awaitable[None]]
+        self,
+        server: GrpcServer,
+        model_channel: grpc.aio.Channel,
+        ping_store: Callable[[], Awaitable[None]],
+        log: structlog.stdlib.BoundLogger,
     ) -> None:
         self._server = server
         self._model = health_pb2_grpc.HealthStub(model_channel)
         self._ping_store = ping_store
         self._store_is_up: bool | None = None
         self._model_is_up: bool | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._periodic = Periodic("health", INTERVAL_S, self._look, log)
 
     async def start(self) -> None:
         """Looks once, then goes on beside the service."""
         await self._look()
-        self._task = asyncio.create_task(self._run())
+        self._periodic.start()
 
     async def stop(self) -> None:
         """Looks no more."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-    async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(INTERVAL_S)
-            await self._look()
+        await self._periodic.stop()
 
     async def _look(self) -> None:
         store_is_up, model_is_up = await asyncio.gather(self._store_answers(), self._model_serves())

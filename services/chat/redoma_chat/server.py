@@ -123,7 +123,7 @@ class ChatServer:
         self.grpc.add(partial(add_OpenAIServiceServicer_to_server, openai), "redoma.chat.v1.OpenAIService")
         content = ContentServicer(Content(self._store, self._running, self._databases.scrub, log))
         self.grpc.add(partial(add_ContentServiceServicer_to_server, content), "redoma.chat.v1.ContentService")
-        self._health = HealthMirror(self.grpc, self._model_channel, self._store.ping)
+        self._health = HealthMirror(self.grpc, self._model_channel, self._store.ping, log)
         self._background = self._work_of_its_own(settings, tenants)
 
     def _work_of_its_own(self, settings: ChatSettings, tenants: GrpcTenantChannel) -> tuple[Periodic, ...]:
