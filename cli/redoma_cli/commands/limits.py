@@ -2,19 +2,19 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from decimal import Decimal
 from typing import Annotated
 
 import typer
 
 from redoma.tenant.v1.quota_pb2 import Limits
+from redoma_cli.commands.money import money_micros, money_text
 from redoma_cli.errors import CliError
 
 NO_LIMIT = "none"
-MICROS = 1_000_000
+BUDGET_DIGITS = 9
+BUDGET_MEND = "Write it as 25 or 7.50; `none` takes the limit away."
 SIZES = {"": 1, "k": 1_000, "M": 1_000_000, "G": 1_000_000_000}
 AMOUNT = re.compile(r"([0-9]{1,15})([kMG]?)")
-MONEY = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?")
 BUDGET = "budget_micros_per_month"
 
 RequestsOption = Annotated[
@@ -62,7 +62,7 @@ def change_limits(limits: Limits, given: Mapping[str, str | None]) -> bool:
         if text == NO_LIMIT:
             limits.ClearField(name)  # type: ignore[arg-type]
         elif text is not None:
-            setattr(limits, name, _money(text) if name == BUDGET else _amount(text))
+            setattr(limits, name, money_micros(text, BUDGET_DIGITS, BUDGET_MEND) if name == BUDGET else _amount(text))
     return any(text is not None for text in given.values())
 
 
@@ -79,7 +79,7 @@ def limit_name(limit: str) -> str:
 
 def amount_text(limit: str, value: int) -> str:
     """Gives an amount in a limit's own unit, for people."""
-    return f"{Decimal(value) / MICROS:,f}" if limit == BUDGET else f"{value:,}"
+    return money_text(value) if limit == BUDGET else f"{value:,}"
 
 
 def _amount(text: str) -> int:
@@ -87,9 +87,3 @@ def _amount(text: str) -> int:
     if match is None:
         raise CliError(f"{text} is not an amount.", "Write it as 500, 20k or 2M; `none` takes the limit away.")
     return int(match[1]) * SIZES[match[2]]
-
-
-def _money(text: str) -> int:
-    if not MONEY.fullmatch(text):
-        raise CliError(f"{text} is not an amount of money.", "Write it as 25 or 7.50; `none` takes the limit away.")
-    return int(Decimal(text) * MICROS)

@@ -1,7 +1,5 @@
 """`redoma price`: what tokens of a model cost."""
 
-import re
-from decimal import Decimal
 from typing import Annotated
 
 import typer
@@ -10,13 +8,10 @@ from rich.table import Table
 
 from redoma.tenant.v1 import quota_pb2 as pb
 from redoma_cli.client import ADMIN, CALL_TIMEOUT_S
+from redoma_cli.commands.money import money_micros, money_text
 from redoma_cli.commands.options import EdgeOption, JsonOption, KeyOption
 from redoma_cli.commands.output import list_table, print_json
 from redoma_cli.context import make_context
-from redoma_cli.errors import CliError
-
-MICROS = 1_000_000
-MONEY = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?", re.ASCII)
 
 ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="The model's id; '*' is every model without a price of its own.")
@@ -88,17 +83,6 @@ def delete(model: ModelArgument, edge: EdgeOption = None, key: KeyOption = None)
     context.out.print(f"Deleted the price of {escape(model)}.")
 
 
-def money_micros(text: str) -> int:
-    """Reads an amount of money in millionths.
-
-    Raises:
-        CliError: It is none.
-    """
-    if not MONEY.fullmatch(text):
-        raise CliError(f"{text} is not an amount of money.", "Write it as 3, 0.15 or 0.000001.")
-    return int(Decimal(text) * MICROS)
-
-
 def _table(prices: list[pb.Price]) -> Table:
     numbers = ("input", "cached input", "output")
     table = list_table(("model", *numbers, "for a million"), right=numbers)
@@ -108,5 +92,5 @@ def _table(prices: list[pb.Price]) -> Table:
             price.cached_input_micros_per_million,
             price.output_micros_per_million,
         )
-        table.add_row(escape(price.model), *(f"{Decimal(micros) / MICROS:,f}" for micros in amounts), price.currency)
+        table.add_row(escape(price.model), *map(money_text, amounts), price.currency)
     return table

@@ -44,7 +44,8 @@ class GrpcServer:
 
     `add` servicers, `start`, say `set_serving` when ready, then `serve_until_stopped`. `policy` names every method that
     may be called; health, and reflection when it is on, are added here. `witnesses` run around authorization: they see
-    how each call ends, refused ones too, before the answer is sent. Of `quiet` methods only failures are logged.
+    how each call ends, refused ones too, before the answer is sent. `admitted` run around the handlers of calls that
+    were let in. Of `quiet` methods only failures are logged.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class GrpcServer:
         log: structlog.stdlib.BoundLogger,
         extra_trailers: ExtraTrailers = no_extra_trailers,
         witnesses: Sequence[Interceptor] = (),
+        admitted: Sequence[Interceptor] = (),
         quiet: Collection[str] = (),
     ) -> None:
         full_policy = {**policy, **HEALTH_POLICY, **(REFLECTION_POLICY if settings.reflection else {})}
@@ -71,6 +73,7 @@ class GrpcServer:
             *witnesses,
             Authorization(full_policy, verifier),
             Deadline(full_policy, settings.max_stream_s),
+            *admitted,
         ]
         self._settings = settings
         self._telemetry = telemetry

@@ -1,6 +1,6 @@
 """The chat service as this service sees it: what conversations hold, to be given out or erased."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 
 import grpc
 from google.protobuf.json_format import MessageToDict
@@ -22,7 +22,7 @@ class GrpcContentChannel:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub = ContentServiceStub(channel)
 
-    async def export(self, subject: Subject) -> AsyncIterator[Record]:
+    async def export(self, subject: Subject) -> AsyncGenerator[Record, None]:
         """Gives conversations, each followed by its messages.
 
         Raises:
@@ -59,7 +59,7 @@ class GrpcContentChannel:
 class NoContentChannel:
     """Stands for a chat service that is not configured: nothing is given out or taken for erased without it."""
 
-    async def export(self, subject: Subject) -> AsyncIterator[Record]:
+    async def export(self, subject: Subject) -> AsyncGenerator[Record, None]:
         """Raises ServiceUnreachable."""
         raise ServiceUnreachable("chat")
         yield {}

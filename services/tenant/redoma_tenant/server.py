@@ -111,6 +111,7 @@ class TenantServer:
             telemetry,
             log,
             witnesses=[self.audit.witness, self.sign_in.witness],
+            admitted=[self.audit.witness.admitted],
             # The edge's own log has each request, and a refusal has a line of its own.
             quiet=[CHECK],
         )

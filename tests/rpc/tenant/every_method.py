@@ -1,7 +1,8 @@
 """Every method of the tenant service that the edge lets in, a request of each that works, and who may send it."""
 
-from typing import Any
+from typing import Any, Protocol
 
+import grpc
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
@@ -10,7 +11,7 @@ from redoma_kit.policy import EDGE
 from redoma_kit.rest import method_path
 from redoma_tenant.policy import POLICY
 from redoma_tenant.servicers.exposed import TENANT_FILES
-from tests.rpc.tenant.tenant_site import TenantSite
+from tests.conftest import TestPki
 
 CALL_TIMEOUT_S = 60.0
 ISSUER = "https://login.example.com"
@@ -24,10 +25,21 @@ def methods() -> list[MethodDescriptor]:
     return [method for method in everything if (rule := POLICY.get(method_path(method))) and rule.peers & EDGE]
 
 
+class Reached(Protocol):
+    """A running service."""
+
+    @property
+    def pki(self) -> TestPki:
+        """Whose identities it takes."""
+
+    def channel(self) -> grpc.aio.Channel:
+        """Gives the edge's channel to it."""
+
+
 class Person:
     """Calls any method of the service, by default as an operator; `claims` are of his identities."""
 
-    def __init__(self, site: TenantSite, **claims: Any) -> None:
+    def __init__(self, site: Reached, **claims: Any) -> None:
         self._site = site
         self._claims = claims or OPERATOR
         self._methods = {method.name: method for method in methods()}

@@ -12,6 +12,7 @@ from redoma.tenant.v1 import api_key_pb2, user_pb2
 from redoma.tenant.v1.api_key_pb2 import ApiKey
 from redoma.tenant.v1.quota_pb2 import Limits
 from tests.rpc.tenant.changes import changes_of
+from tests.rpc.tenant.every_method import Person
 from tests.rpc.tenant.tenant_site import (
     API_KEYS,
     USERS,
@@ -334,3 +335,19 @@ async def test_an_operators_key_whose_hash_lies_where_the_bootstrap_keys_did_sti
     await create(site, "platform")
     await revoke(site, made.api_key.name)
     assert refusal_reason(await site.check(made.secret, LIST)) == "CREDENTIAL_REVOKED"
+
+
+async def test_the_key_of_a_person_who_is_gone_can_still_be_rotated_changed_and_revoked(
+    site_on_each: TenantSite,
+) -> None:
+    operator = Person(site_on_each)
+    await site_on_each.add_tenant()
+    user = {"issuer": "https://login.example.com", "subject": "ana", "role": "ROLE_MEMBER"}
+    name = (await operator.made("CreateUser", parent="tenants/acme", user=user)).user.name
+    key = (await site_on_each.add_key(user=name)).api_key.name
+    await operator.made("DeleteUser", name=name)
+    rotated = (await operator.made("RotateApiKey", name=key)).api_key.name
+    changed = await operator.made("UpdateApiKey", api_key={"name": rotated, "display_name": "x"})
+    assert changed.api_key.display_name == "x"
+    revoked = await operator.made("RevokeApiKey", name=rotated)
+    assert revoked.api_key.state == api_key_pb2.ApiKey.STATE_REVOKED

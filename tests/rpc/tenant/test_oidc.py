@@ -229,6 +229,17 @@ async def test_several_audiences_need_that_the_token_was_made_for_ours(
     identity_in(await site_on_each.check(provider.token(aud=["other", "redoma"], azp="redoma")))
 
 
+async def test_of_several_trusted_audiences_the_one_that_the_token_was_made_for_counts(
+    site_on_each: TenantSite, provider: OidcProvider
+) -> None:
+    for audience, tenant in (("redoma", "acme"), ("other", "globex")):
+        provider.audience = audience
+        await trust(site_on_each, provider, tenant=f"tenants/{tenant}")
+    for party, tenant in (("redoma", "acme"), ("other", "globex")):
+        response = await site_on_each.check(provider.token(aud=["other", "redoma"], azp=party))
+        assert claims_in(response)["tenant"] == tenant
+
+
 async def test_a_token_expires_even_while_it_is_cached(site_on_each: TenantSite, provider: OidcProvider) -> None:
     await trust(site_on_each, provider)
     token = provider.token()

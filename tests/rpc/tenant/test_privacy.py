@@ -168,6 +168,8 @@ async def test_a_person_is_erased_with_what_his_keys_said_and_his_account(places
     user = await places.add_user("jo")
     key = (await places.site.add_key("acme", user=user)).api_key.name
     other = (await places.site.add_key("acme")).api_key.name
+    former = (await places.site.add_key("acme", user=user, display_name="laptop of jo")).api_key.name
+    await places.site.call(f"{API_KEYS}RevokeApiKey", api_key_pb2.RevokeApiKeyRequest(name=former))
     places.content.principals = [user, key, other]
     erasure = await places.complete((await places.erase(principal=user)).name)
     assert places.content.principals == [other]
@@ -175,6 +177,7 @@ async def test_a_person_is_erased_with_what_his_keys_said_and_his_account(places
     states = {found.name: found.state for found in await places.site.list_keys("acme")}
     assert states[key] == api_key_pb2.ApiKey.STATE_REVOKED
     assert states[other] == api_key_pb2.ApiKey.STATE_ACTIVE
+    assert "laptop of jo" not in str(await places.site.list_keys("acme"))
     again = await refused(places.erase(principal=user))
     assert again.reason == "RESOURCE_NOT_FOUND"
 

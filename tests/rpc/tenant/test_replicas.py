@@ -176,6 +176,24 @@ async def test_a_deletion_is_taken_back_whole_or_purged_whole(replicas: tuple[Te
         assert (purge, undone, len(keys)) in {(True, "STATE_CONFLICT", 0), (False, "", 1)}
 
 
+async def test_an_erased_person_keeps_no_key_that_works(replicas: tuple[TenantSite, TenantSite]) -> None:
+    """His keys are rotated and made while he is erased."""
+    site, other = replicas
+    operator, store = Person(site), SqlErasureStore(other.server.database)
+    for number in range(12):
+        user = {"issuer": ISSUER, "subject": str(number), "role": "ROLE_MEMBER"}
+        name = (await operator.made("CreateUser", **TENANT, user=user)).user.name
+        key = (await operator.made("CreateApiKey", **TENANT, api_key={"user": name})).api_key.name
+        calls = [("RotateApiKey", {"name": key}), ("CreateApiKey", {**TENANT, "api_key": {"user": name}})]
+        found, gone = await asyncio.gather(
+            reasons(in_turn(replicas, calls)), store.forget_user(Subject("acme", name), site.clock())
+        )
+        assert gone == 1
+        assert set(found) <= {"", "STATE_CONFLICT", "INVALID_FIELD"}
+        keys = (await operator.made("ListApiKeys", **TENANT, page_size=1000)).api_keys
+        assert [it.name for it in keys if it.user == name and not it.HasField("revoke_time")] == []
+
+
 async def test_nothing_is_added_to_a_tenant_behind_the_back_of_its_purge(
     replicas: tuple[TenantSite, TenantSite], postgres_server: PostgresServer
 ) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
+import pytest
 from google.protobuf.message import Message
 from typer.testing import CliRunner, Result
 
@@ -59,10 +60,17 @@ class People(grpc.GenericRpcHandler):
         environment = {"REDOMA_HOME": str(self.home), "COLUMNS": "300", "REDOMA_EDGE": "", "REDOMA_API_KEY": ""}
         return CliRunner(env=environment).invoke(build_app(), [*arguments, *target])
 
+    def ok(self, *arguments: str, is_local: bool = False) -> str:
+        """Gives what a command prints that must not fail."""
+        result = self.run(*arguments, is_local=is_local)
+        assert result.exit_code == 0, (result.output, result.exception)
+        return result.stdout
 
-def serve_people(home: Path) -> Iterator[People]:
-    """Serves until it is closed."""
-    people = People(home)
+
+@pytest.fixture
+def people(tmp_path: Path) -> Iterator[People]:
+    """Serves while a test runs."""
+    people = People(tmp_path / "home")
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=2), handlers=[people])
     people.port = server.add_insecure_port("127.0.0.1:0")
     server.start()

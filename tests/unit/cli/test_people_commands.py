@@ -1,13 +1,10 @@
 """What the commands for tenants, keys, users, identity providers and operators send, ask and print."""
 
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
-from typer.testing import Result
 
 from redoma.tenant.v1 import api_key_pb2 as keys
 from redoma.tenant.v1 import tenant_pb2 as tenants
@@ -17,7 +14,7 @@ from redoma_cli.commands.durations import duration_text, parse_duration
 from redoma_cli.errors import CliError
 from redoma_cli.local.demo import write_demo
 from redoma_cli.local.home import Home
-from tests.unit.cli.people_site import People, serve_people
+from tests.unit.cli.people_site import People
 
 DIGEST = "sha256:" + "9f" * 32
 KEY = "tenants/acme/apiKeys/3f0c9a12b4d5e6f7"
@@ -26,24 +23,12 @@ USER = "tenants/acme/users/" + "5d" * 16
 ISSUER = "https://login.example.com"
 
 
-@pytest.fixture
-def people(tmp_path: Path) -> Iterator[People]:
-    """A server in the tenant service's place."""
-    yield from serve_people(tmp_path / "home")
-
-
-def succeeded(result: Result) -> str:
-    """Gives what a command printed that must not fail."""
-    assert result.exit_code == 0, (result.output, result.exception)
-    return result.stdout
-
-
 def test_a_tenant_is_created_with_every_setting(people: People) -> None:
     arguments = (
         "--plan gold --weight 7 --isolation shared-tuned --adapter x --model a --model b --region eu --retention 90d"
         " --tuning-consent --content-storage private --max-input-tokens 9 --mask secret"
     )
-    succeeded(people.run("tenant", "create", "initech", *arguments.split()))
+    people.ok("tenant", "create", "initech", *arguments.split())
     request = people.only(tenants.CreateTenantRequest)
     assert request.tenant_id == "initech"
     assert request.tenant == tenants.Tenant(
@@ -76,7 +61,7 @@ def test_a_tenant_is_created_with_every_setting(people: People) -> None:
     ],
 )
 def test_a_setting_of_a_tenant_is_taken_away(people: People, arguments: list[str], paths: list[str]) -> None:
-    succeeded(people.run("tenant", "update", "acme", *arguments, "--etag", "7"))
+    people.ok("tenant", "update", "acme", *arguments, "--etag", "7")
     request = people.only(tenants.UpdateTenantRequest)
     assert list(request.update_mask.paths) == paths
     expected = tenants.Tenant(name="tenants/acme", etag="7")
@@ -102,7 +87,7 @@ def test_a_tenant_is_not_deleted_unasked(people: People) -> None:
 
 @pytest.mark.parametrize(("grace", "seconds"), [("7d", 7 * 86_400), ("none", 0)])
 def test_a_tenant_is_deleted_with_its_grace(people: People, grace: str, seconds: int) -> None:
-    succeeded(people.run("tenant", "delete", "acme", "--grace", grace, "--yes"))
+    people.ok("tenant", "delete", "acme", "--grace", grace, "--yes")
     request = people.only(tenants.DeleteTenantRequest)
     assert request == tenants.DeleteTenantRequest(name="tenants/acme", grace=Duration(seconds=seconds))
 
@@ -121,11 +106,11 @@ def test_a_tenant_is_shown_with_what_is_set_and_no_markup(people: People) -> Non
     )
     people.answers["GetTenant"] = tenants.GetTenantResponse(tenant=tenant)
     people.answers["ListTenants"] = tenants.ListTenantsResponse(tenants=[tenant])
-    text = succeeded(people.run("tenant", "get", "acme"))
+    text = people.ok("tenant", "get", "acme")
     for part in ("[bold]Acme", "gold", "300", "dedicated", "public, kept 1h"):
         assert part in text
-    assert "[bold]Acme" in succeeded(people.run("tenant", "list"))
-    assert json.loads(succeeded(people.run("tenant", "get", "acme", "--json")))["etag"] == "7"
+    assert "[bold]Acme" in people.ok("tenant", "list")
+    assert json.loads(people.ok("tenant", "get", "acme", "--json"))["etag"] == "7"
 
 
 def test_a_key_is_created_with_every_setting(people: People) -> None:
@@ -135,7 +120,7 @@ def test_a_key_is_created_with_every_setting(people: People) -> None:
         " --tokens-per-minute 20k --concurrent-streams 4 --tokens-per-day 2M --tokens-per-month 1_000"
         " --budget-per-month 7.50"
     )
-    assert succeeded(people.run("key", "create", "acme", *arguments.split())) == "rdm_secret\n"
+    assert people.ok("key", "create", "acme", *arguments.split()) == "rdm_secret\n"
     request = people.only(keys.CreateApiKeyRequest)
     made = request.api_key
     ahead = made.expire_time.ToDatetime(tzinfo=UTC) - datetime.now(UTC)
@@ -163,7 +148,7 @@ def test_a_key_is_created_with_every_setting(people: People) -> None:
 
 def test_a_key_without_limits_is_created_with_none(people: People) -> None:
     people.answers["CreateApiKey"] = keys.CreateApiKeyResponse(api_key=keys.ApiKey(name=KEY), secret="rdm_secret")
-    succeeded(people.run("key", "create", "acme"))
+    people.ok("key", "create", "acme")
     assert not people.only(keys.CreateApiKeyRequest).api_key.HasField("limits")
 
 
@@ -179,7 +164,7 @@ def test_limits_that_are_not_named_stay_as_they_are(people: People) -> None:
     people.answers["ListApiKeys"] = keys.ListApiKeysResponse(api_keys=[keys.ApiKey(name=KEY + "0"), found])
     people.answers["UpdateApiKey"] = keys.UpdateApiKeyResponse(api_key=found)
     arguments = ("--tokens-per-day", "none", "--requests-per-minute", "0", "--cidr", "")
-    succeeded(people.run("key", "update", "acme/3f0c9a12b4d5e6f7", *arguments))
+    people.ok("key", "update", "acme/3f0c9a12b4d5e6f7", *arguments)
     request = people.only(keys.UpdateApiKeyRequest)
     assert request.api_key == keys.ApiKey(
         name=KEY, etag="7", limits=Limits(concurrent_streams=2, requests_per_minute=0)
@@ -196,7 +181,7 @@ def test_a_key_that_is_missing_is_told(people: People) -> None:
 
 def test_a_key_never_expires_again(people: People) -> None:
     people.answers["UpdateApiKey"] = keys.UpdateApiKeyResponse(api_key=keys.ApiKey(name=KEY))
-    succeeded(people.run("key", "update", KEY, "--expires-in", "never"))
+    people.ok("key", "update", KEY, "--expires-in", "never")
     request = people.only(keys.UpdateApiKeyRequest)
     assert (request.api_key, list(request.update_mask.paths)) == (keys.ApiKey(name=KEY), ["expire_time"])
 
@@ -205,18 +190,18 @@ def test_a_key_never_expires_again(people: People) -> None:
 def test_a_key_is_rotated_with_its_overlap(people: People, overlap: str, seconds: int) -> None:
     former = keys.ApiKey(name=KEY, prefix="rdm_old", state=keys.ApiKey.STATE_REVOKED)
     people.answers["RotateApiKey"] = keys.RotateApiKeyResponse(secret="rdm_new", former=former)
-    assert succeeded(people.run("key", "rotate", KEY, "--overlap", overlap)) == "rdm_new\n"
+    assert people.ok("key", "rotate", KEY, "--overlap", overlap) == "rdm_new\n"
     request = people.only(keys.RotateApiKeyRequest)
     assert request == keys.RotateApiKeyRequest(name=KEY, overlap=Duration(seconds=seconds))
 
 
 def test_an_operators_key_is_named_by_its_id(people: People) -> None:
     people.answers["ListApiKeys"] = keys.ListApiKeysResponse(api_keys=[keys.ApiKey(name=OPERATORS)])
-    assert "3f0c9a12b4d5e6f7" in succeeded(people.run("operator", "list"))
+    assert "3f0c9a12b4d5e6f7" in people.ok("operator", "list")
     assert people.only(keys.ListApiKeysRequest).parent == "platform"
     for name in ("3f0c9a12b4d5e6f7", OPERATORS):
         people.asked.clear()
-        succeeded(people.run("operator", "revoke", name))
+        people.ok("operator", "revoke", name)
         assert people.only(keys.RevokeApiKeyRequest).name == OPERATORS
     assert isinstance(people.run("operator", "revoke", KEY).exception, CliError)
 
@@ -238,15 +223,15 @@ def test_the_first_operators_key_takes_the_bootstrap_keys_place_on_this_machine(
     local_site(people)
     made = keys.ApiKey(name=OPERATORS, prefix="rdm_ops")
     people.answers["CreateApiKey"] = keys.CreateApiKeyResponse(api_key=made, secret="rdm_ops_secret")
-    assert succeeded(people.run("operator", "create", "--name", "Ana", is_local=True)) == "rdm_ops_secret\n"
+    assert people.ok("operator", "create", "--name", "Ana", is_local=True) == "rdm_ops_secret\n"
     assert people.only(keys.CreateApiKeyRequest).parent == "platform"
     assert admin_key_of(people) == "rdm_ops_secret"
     people.answers["ListApiKeys"] = keys.ListApiKeysResponse(api_keys=[made])
     people.answers["CreateApiKey"] = keys.CreateApiKeyResponse(api_key=made, secret="rdm_other_secret")
-    succeeded(people.run("operator", "create", "--name", "Bob", is_local=True))
+    people.ok("operator", "create", "--name", "Bob", is_local=True)
     assert admin_key_of(people) == "rdm_ops_secret"
     people.answers["RotateApiKey"] = keys.RotateApiKeyResponse(secret="rdm_newer_secret", former=made)
-    succeeded(people.run("operator", "rotate", "3f0c9a12b4d5e6f7", is_local=True))
+    people.ok("operator", "rotate", "3f0c9a12b4d5e6f7", is_local=True)
     assert admin_key_of(people) == "rdm_newer_secret"
     assert people.keys[-1] == "Bearer rdm_ops_secret"
 
@@ -255,7 +240,7 @@ def test_another_sites_operators_key_is_not_kept_here(people: People) -> None:
     local_site(people)
     made = keys.ApiKey(name=OPERATORS, prefix="rdm_ops")
     people.answers["CreateApiKey"] = keys.CreateApiKeyResponse(api_key=made, secret="rdm_ops_secret")
-    succeeded(people.run("operator", "create", "--name", "Ana"))
+    people.ok("operator", "create", "--name", "Ana")
     assert admin_key_of(people) == "rdm_first"
 
 
@@ -267,13 +252,13 @@ def test_a_user_is_created_listed_and_changed(people: People) -> None:
     people.answers["UpdateUser"] = users.UpdateUserResponse(user=user)
     people.answers["ListUsers"] = users.ListUsersResponse(users=[user])
     short = f"acme/{'5d' * 16}"
-    text = succeeded(people.run("user", "create", "acme", "--issuer", ISSUER, "--subject", "248", "--role", "admin"))
+    text = people.ok("user", "create", "acme", "--issuer", ISSUER, "--subject", "248", "--role", "admin")
     assert short in text
     assert people.only(users.CreateUserRequest) == users.CreateUserRequest(
         parent="tenants/acme", user=users.User(issuer=ISSUER, subject="248", role=users.ROLE_ADMIN)
     )
-    assert "admin" in succeeded(people.run("user", "list", "acme"))
-    succeeded(people.run("user", "update", short, "--role", "viewer", "--disable", "--etag", "3"))
+    assert "admin" in people.ok("user", "list", "acme")
+    people.ok("user", "update", short, "--role", "viewer", "--disable", "--etag", "3")
     request = people.only(users.UpdateUserRequest)
     assert list(request.update_mask.paths) == ["role", "state"]
     assert request.user == users.User(name=USER, role=users.ROLE_VIEWER, state=users.User.STATE_DISABLED, etag="3")
@@ -282,7 +267,7 @@ def test_a_user_is_created_listed_and_changed(people: People) -> None:
 def test_a_user_is_deleted_once_somebody_says_so(people: People) -> None:
     assert isinstance(people.run("user", "delete", USER).exception, CliError)
     assert people.asked == []
-    succeeded(people.run("user", "delete", USER, "--yes"))
+    people.ok("user", "delete", USER, "--yes")
     assert people.only(users.DeleteUserRequest).name == USER
     assert isinstance(people.run("user", "get", "acme").exception, CliError)
 
@@ -292,7 +277,7 @@ def test_a_provider_is_created_with_what_its_claims_mean(people: People) -> None
         f"{ISSUER} --audience redoma --tenant-claim org --roles-claim roles --role chat=admins=admin --role m=member"
         " --default-role viewer --operator-role ops"
     )
-    succeeded(people.run("identity-provider", "create", *arguments.split()))
+    people.ok("identity-provider", "create", *arguments.split())
     assert people.only(users.CreateIdentityProviderRequest).identity_provider == users.IdentityProvider(
         issuer=ISSUER,
         audience="redoma",
@@ -317,11 +302,11 @@ def test_providers_are_listed_and_deleted(people: People) -> None:
     )
     provider.roles["admins"] = users.ROLE_ADMIN
     people.answers["ListIdentityProviders"] = users.ListIdentityProvidersResponse(identity_providers=[provider])
-    text = succeeded(people.run("identity-provider", "list"))
+    text = people.ok("identity-provider", "list")
     for part in ("0123", ISSUER, "acme", "by r: admins=admin", "refused"):
         assert part in text
     assert isinstance(people.run("identity-provider", "delete", "0123").exception, CliError)
-    succeeded(people.run("identity-provider", "delete", "0123", "--yes"))
+    people.ok("identity-provider", "delete", "0123", "--yes")
     assert people.only(users.DeleteIdentityProviderRequest).name == "identityProviders/0123"
 
 

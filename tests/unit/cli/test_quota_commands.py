@@ -1,31 +1,16 @@
 """What the commands for quotas, plans and prices send and print."""
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
-from typer.testing import Result
 
 from redoma.tenant.v1 import quota_pb2 as pb
 from redoma.tenant.v1.quota_pb2 import Limits, LimitState, Plan, Price, Quota
-from redoma_cli.commands.price import money_micros
+from redoma_cli.commands.money import money_micros
 from redoma_cli.commands.quota import limit_bar
 from redoma_cli.errors import CliError
-from tests.unit.cli.people_site import People, serve_people
-
-
-@pytest.fixture
-def people(tmp_path: Path) -> Iterator[People]:
-    """A server in the tenant service's place."""
-    yield from serve_people(tmp_path / "home")
-
-
-def succeeded(result: Result) -> str:
-    """Gives what a command printed that must not fail."""
-    assert result.exit_code == 0, (result.output, result.exception)
-    return result.stdout
+from tests.unit.cli.people_site import People
 
 
 def quota() -> Quota:
@@ -47,7 +32,7 @@ def quota() -> Quota:
 
 def test_a_quota_is_shown_with_what_is_used(people: People) -> None:
     people.answers["GetQuota"] = pb.GetQuotaResponse(quota=quota())
-    told = succeeded(people.run("quota", "show", "acme"))
+    told = people.ok("quota", "show", "acme")
     assert people.only(pb.GetQuotaRequest).name == "tenants/acme/quota"
     lines = [line.split() for line in told.splitlines()]
     assert lines[1][:6] == ["tokens", "per", "day", "1,000", "850", "100"]
@@ -59,19 +44,19 @@ def test_a_quota_is_shown_with_what_is_used(people: People) -> None:
 
 
 def test_without_a_tenant_the_keys_own_is_shown(people: People) -> None:
-    assert "no limits" in succeeded(people.run("quota", "show"))
+    assert "no limits" in people.ok("quota", "show")
     assert people.only(pb.GetQuotaRequest).name == "tenants/-/quota"
 
 
 def test_a_quota_is_json_for_programs(people: People) -> None:
     people.answers["GetQuota"] = pb.GetQuotaResponse(quota=quota())
-    told = json.loads(succeeded(people.run("quota", "show", "acme", "--json")))
+    told = json.loads(people.ok("quota", "show", "acme", "--json"))
     assert told["states"][0]["limit"] == "tokens_per_day"
 
 
 def test_only_what_is_given_is_set_and_none_takes_it_away(people: People) -> None:
     arguments = "--tokens-per-day 2M --budget-per-month 7.50 --concurrent-streams none --at-limit plan --etag 3"
-    succeeded(people.run("quota", "set", "acme", *arguments.split()))
+    people.ok("quota", "set", "acme", *arguments.split())
     request = people.only(pb.UpdateQuotaRequest)
     assert request.quota == Quota(
         name="tenants/acme/quota",
@@ -95,7 +80,7 @@ def test_a_plan_is_created_with_every_setting(people: People) -> None:
         "--name Gold --weight 200 --requests-per-minute 60 --tokens-per-minute 20k --concurrent-streams 4"
         " --tokens-per-day 1M --tokens-per-month 20M --budget-per-month 100 --at-limit finish --warn-at 90 --warn-at 50"
     )
-    succeeded(people.run("plan", "create", "gold", *arguments.split()))
+    people.ok("plan", "create", "gold", *arguments.split())
     request = people.only(pb.CreatePlanRequest)
     assert request.plan_id == "gold"
     assert request.plan == Plan(
@@ -115,7 +100,7 @@ def test_a_plan_is_created_with_every_setting(people: People) -> None:
 
 
 def test_a_plan_is_updated_by_what_is_given(people: People) -> None:
-    succeeded(people.run("plan", "update", "gold", "--weight", "3", "--tokens-per-day", "none"))
+    people.ok("plan", "update", "gold", "--weight", "3", "--tokens-per-day", "none")
     request = people.only(pb.UpdatePlanRequest)
     assert request.plan == Plan(name="plans/gold", weight=3, limits=Limits())
     assert list(request.update_mask.paths) == ["weight", "limits.tokens_per_day"]
@@ -125,11 +110,11 @@ def test_plans_are_listed_shown_and_deleted(people: People) -> None:
     plan = Plan(name="plans/gold", display_name="Gold", weight=7, limits=Limits(tokens_per_day=5_000))
     people.answers["ListPlans"] = pb.ListPlansResponse(plans=[plan])
     people.answers["GetPlan"] = pb.GetPlanResponse(plan=plan)
-    assert "5,000 tokens per day" in succeeded(people.run("plan", "list"))
-    assert "tokens per day  5,000" in succeeded(people.run("plan", "show", "gold"))
+    assert "5,000 tokens per day" in people.ok("plan", "list")
+    assert "tokens per day  5,000" in people.ok("plan", "show", "gold")
     assert people.only(pb.GetPlanRequest).name == "plans/gold"
     assert isinstance(people.run("plan", "delete", "gold").exception, CliError)
-    succeeded(people.run("plan", "delete", "gold", "--yes"))
+    people.ok("plan", "delete", "gold", "--yes")
     assert people.only(pb.DeletePlanRequest).name == "plans/gold"
 
 
@@ -140,7 +125,7 @@ def test_prices_are_money_for_a_million_tokens(people: People) -> None:
     )  # fmt: skip
     people.answers["SetPrice"] = pb.SetPriceResponse(price=price)
     arguments = ("--input", "0.15", "--cached-input", "0.03", "--output", "0.60")
-    told = succeeded(people.run("price", "set", "m", *arguments))
+    told = people.ok("price", "set", "m", *arguments)
     sent = people.only(pb.SetPriceRequest).price
     price.currency = ""
     assert sent == price
@@ -148,13 +133,13 @@ def test_prices_are_money_for_a_million_tokens(people: People) -> None:
 
 
 def test_cached_input_costs_what_other_input_does_unless_said_otherwise(people: People) -> None:
-    succeeded(people.run("price", "set", "*", "--input", "2", "--output", "3"))
+    people.ok("price", "set", "*", "--input", "2", "--output", "3")
     assert people.only(pb.SetPriceRequest).price.cached_input_micros_per_million == 2_000_000
 
 
 def test_prices_are_listed_and_deleted(people: People) -> None:
-    assert "no prices" in succeeded(people.run("price", "list"))
-    succeeded(people.run("price", "delete", "*"))
+    assert "no prices" in people.ok("price", "list")
+    people.ok("price", "delete", "*")
     assert people.only(pb.DeletePriceRequest).model == "*"
 
 

@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 
 import pytest
@@ -14,7 +14,7 @@ from redoma_tenant.privacy.archive import FLUSH_BYTES, Record, Section, archive
 AT = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
 
 
-async def records(*items: Record) -> AsyncIterator[Record]:
+async def records(*items: Record) -> AsyncGenerator[Record, None]:
     for item in items:
         yield item
 
@@ -41,7 +41,7 @@ async def test_the_archive_holds_every_line_and_its_manifest_fits() -> None:
 
 
 async def test_a_large_archive_goes_out_in_pieces() -> None:
-    async def many() -> AsyncIterator[Record]:
+    async def many() -> AsyncGenerator[Record, None]:
         for number in range(5_000):
             yield {"digest": hashlib.sha256(str(number).encode()).hexdigest()}
 
@@ -51,7 +51,7 @@ async def test_a_large_archive_goes_out_in_pieces() -> None:
 
 
 async def test_an_archive_that_was_cut_short_can_not_be_taken_for_whole() -> None:
-    async def fails() -> AsyncIterator[Record]:
+    async def fails() -> AsyncGenerator[Record, None]:
         yield {"first": True}
         raise RuntimeError("the source went away")
 

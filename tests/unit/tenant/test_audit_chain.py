@@ -203,7 +203,7 @@ class MemoryStore:
         self.failures: list[Exception] = []
         self.appended = asyncio.Event()
 
-    async def append(self, chain: str, extend: Extend) -> None:
+    async def append(self, chain: str, extend: Extend, notes: Sequence[str] = ()) -> None:
         if self.failures:
             raise self.failures.pop(0)
         entries, head = extend(self.heads.get(chain), None)

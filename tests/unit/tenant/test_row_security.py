@@ -33,6 +33,7 @@ GRANTS = {
     "ledger_entries": ("SI", "", "SI"),
     "audit_heads": ("S", "", "SIUD"),
     "audit_entries": ("S", "", "SI"),
+    "audit_begun": ("S", "", "SIUD"),
     "erasures": ("SIU", "", "SIUD"),
 }
 

@@ -40,8 +40,11 @@ class End:
 class AuditStore(Protocol):
     """Keeps chains. Every call may raise StorageUnavailable."""
 
-    async def append(self, chain: str, extend: Extend) -> None:
-        """Adds what `extend` gives for the head, which is locked meanwhile. Raises ChainMoved."""
+    async def append(self, chain: str, extend: Extend, notes: Sequence[str] = ()) -> None:
+        """Adds what `extend` gives for the head, which is locked meanwhile, and takes notes of what was begun away.
+
+        Raises ChainMoved.
+        """
 
     async def list_heads(self, after: str | None, limit: int) -> Sequence[Head]:
         """Gives at most `limit` heads in the order of their chains, those after `after`."""

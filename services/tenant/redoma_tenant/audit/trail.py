@@ -27,6 +27,7 @@ HEADS_A_PAGE = 500
 @dataclass(eq=False, slots=True)
 class _Pending:
     event: Event
+    note: str
     tried: asyncio.Event = field(default_factory=asyncio.Event)
     is_told: bool = False
 
@@ -72,20 +73,23 @@ class AuditTrail:
         if self._is_failing:
             raise StorageUnavailable()
 
-    async def record(self, event: Event) -> None:
-        """Appends an event and waits until it is written, or once could not be. Being cancelled loses nothing."""
-        await self._put(event).tried.wait()
+    async def record(self, event: Event, note: str = "") -> None:
+        """Appends an event and waits until it is written, or once could not be. Being cancelled loses nothing.
 
-    def submit(self, event: Event) -> None:
-        """Appends an event soon."""
-        self._put(event)
+        `note` is the id of the note that its call was begun with, if any, which goes then.
+        """
+        await self._put(event, note).tried.wait()
+
+    def submit(self, event: Event, note: str = "") -> None:
+        """Appends an event soon; `note` is as in `record`."""
+        self._put(event, note)
 
     async def written(self) -> None:
         """Waits until all that was recorded is written."""
         await self._empty.wait()
 
-    def _put(self, event: Event) -> _Pending:
-        pending = _Pending(fit(event))
+    def _put(self, event: Event, note: str) -> _Pending:
+        pending = _Pending(fit(event), note)
         self._pending.append(pending)
         self._empty.clear()
         self._wake.set()
@@ -123,10 +127,11 @@ class AuditTrail:
 
     async def _write(self, chain: str, batch: Sequence[_Pending]) -> bool:
         events = [pending.event for pending in batch]
+        notes = [pending.note for pending in batch if pending.note]
         try:
             for _ in range(MAX_ATTEMPTS):
                 try:
-                    await self._store.append(chain, lambda head, stray: self._extend(chain, head, stray, events))
+                    await self._store.append(chain, lambda head, stray: self._extend(chain, head, stray, events), notes)
                     return True
                 except ChainMoved:
                     continue

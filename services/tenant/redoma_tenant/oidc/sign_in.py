@@ -90,11 +90,11 @@ class OidcSignIn:
 
     async def _verified(self, token: str) -> tuple[TrustedProvider, Claims]:
         unverified = read_unverified(token)
-        for provider in await self._store.find_providers(unverified.issuer):
-            if provider.audience in unverified.audiences:
-                break
-        else:
+        providers = await self._store.find_providers(unverified.issuer)
+        meant = [provider for provider in providers if provider.audience in unverified.audiences]
+        if not meant:
             raise TokenInvalid("of an issuer or for an audience that is not trusted")
+        provider = next((provider for provider in meant if provider.audience == unverified.party), meant[0])
         key = await self._directory.find_key(provider.issuer, unverified.algorithm, unverified.key_id)
         if key is None:
             raise TokenInvalid("signed with a key that the issuer does not have")

@@ -30,12 +30,16 @@ class TokenExpired(TokenInvalid):
 
 @dataclass(frozen=True, slots=True)
 class Unverified:
-    """What a token says before its signature is checked; good to find the key by, and for nothing else."""
+    """What a token says before its signature is checked; good to find provider and key by, and for nothing else.
+
+    `party` is the audience that it was made for, empty unless it says so.
+    """
 
     algorithm: str
     key_id: str
     issuer: str
     audiences: tuple[str, ...]
+    party: str
 
 
 def has_token_form(credential: str) -> bool:
@@ -59,7 +63,7 @@ def read_unverified(token: str) -> Unverified:
         raise TokenInvalid("signed in a way that is not taken")
     if not isinstance(issuer, str) or not _can_be_kept(issuer):
         raise TokenInvalid("without an issuer")
-    return Unverified(algorithm, str(header.get("kid", "")), issuer, audiences_in(claims))
+    return Unverified(algorithm, str(header.get("kid", "")), issuer, audiences_in(claims), str(claims.get("azp", "")))
 
 
 def audiences_in(claims: Claims) -> tuple[str, ...]:

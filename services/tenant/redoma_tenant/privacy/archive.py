@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
@@ -33,7 +33,7 @@ class Section:
 
     file: str
     about: str
-    records: AsyncIterator[Record]
+    records: AsyncGenerator[Record, None]
 
 
 class _Sink(io.RawIOBase):
@@ -60,7 +60,7 @@ class _Sink(io.RawIOBase):
         return data
 
 
-async def archive(title: str, made_at: datetime, sections: Iterable[Section]) -> AsyncIterator[bytes]:
+async def archive(title: str, made_at: datetime, sections: Iterable[Section]) -> AsyncGenerator[bytes, None]:
     """Gives the archive's bytes: README.md, each section, and last manifest.json with lines, bytes and SHA-256 of each.
 
     An archive whose manifest is missing was cut short.
@@ -73,7 +73,7 @@ async def archive(title: str, made_at: datetime, sections: Iterable[Section]) ->
         for section in sections:
             digest, size, lines = hashlib.sha256(), 0, 0
             with target.open(_file(section.file, made_at), "w", force_zip64=True) as file:
-                async with aclosing(section.records) as records:  # type: ignore[type-var]
+                async with aclosing(section.records) as records:
                     async for record in records:
                         line = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
                         file.write(line)

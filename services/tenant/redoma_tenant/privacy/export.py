@@ -1,6 +1,6 @@
 """What is held of a tenant or of one principal of it, as an archive."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from datetime import datetime
 from typing import Protocol
 
@@ -15,29 +15,29 @@ class Holdings(Protocol):
     async def check(self, subject: Subject) -> None:
         """Raises ResourceNotFound if the tenant or the principal is missing."""
 
-    def tenant(self, subject: Subject) -> AsyncIterator[Record]:
+    def tenant(self, subject: Subject) -> AsyncGenerator[Record, None]:
         """Gives the tenant's settings; nothing for a principal."""
 
-    def users(self, subject: Subject) -> AsyncIterator[Record]:
+    def users(self, subject: Subject) -> AsyncGenerator[Record, None]:
         """Gives users."""
 
-    def api_keys(self, subject: Subject) -> AsyncIterator[Record]:
+    def api_keys(self, subject: Subject) -> AsyncGenerator[Record, None]:
         """Gives API keys, without what could be used to call."""
 
-    def usage(self, subject: Subject) -> AsyncIterator[Record]:
+    def usage(self, subject: Subject) -> AsyncGenerator[Record, None]:
         """Gives what was used, by the hour."""
 
-    def ledger(self, subject: Subject) -> AsyncIterator[Record]:
+    def ledger(self, subject: Subject) -> AsyncGenerator[Record, None]:
         """Gives the ledger's transactions with their entries."""
 
-    def audit(self, subject: Subject) -> AsyncIterator[Record]:
+    def audit(self, subject: Subject) -> AsyncGenerator[Record, None]:
         """Gives the audit trail: the tenant's chain, or what a principal did."""
 
 
 class Content(Protocol):
     """The conversations, which the chat service holds."""
 
-    def export(self, subject: Subject) -> AsyncIterator[Record]:
+    def export(self, subject: Subject) -> AsyncGenerator[Record, None]:
         """Gives conversations, each followed by its messages.
 
         Raises:
@@ -55,7 +55,7 @@ class Exports:
         self._content = content
         self._now = now
 
-    async def export(self, subject: Subject) -> AsyncIterator[bytes]:
+    async def export(self, subject: Subject) -> AsyncGenerator[bytes, None]:
         """Gives the archive's bytes.
 
         Raises:

@@ -1,6 +1,7 @@
 """Writes every administrative call into the audit chains before its answer is sent, and every call that is denied."""
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -10,6 +11,7 @@ import grpc
 from redoma_kit.errors import DomainError, ErrorTable, failure_of
 from redoma_kit.interceptors.pipeline import Call
 from redoma_kit.policy import EDGE, Policy
+from redoma_tenant.audit.begun import UNKNOWN, BegunCalls
 from redoma_tenant.audit.chain import Event
 from redoma_tenant.audit.repeats import Repeats
 from redoma_tenant.audit.trail import AuditTrail
@@ -25,6 +27,8 @@ OK = "OK"
 CANCELLED = "CANCELLED"
 INTERNAL = "INTERNAL"
 INVALID = "INVALID_FIELD"
+# How the names of methods begin that change nothing.
+READING = ("Get", "List", "Query", "Export", "Verify", "Reconcile")
 
 
 class Auditing:
@@ -35,6 +39,7 @@ class Auditing:
         policy: Policy,
         errors: ErrorTable,
         trail: AuditTrail,
+        begun: BegunCalls,
         denials: Repeats,
         trusted_hops: int,
         now: Callable[[], datetime],
@@ -42,8 +47,12 @@ class Auditing:
         self._administrative = frozenset(
             method for method, rule in policy.items() if (rule.any_scope | rule.all_scopes) & ADMINISTRATIVE
         )
+        self._changing = frozenset(method for method in self._administrative if not _only_reads(method))
         self._errors = errors
         self._trail = trail
+        self._begun = begun
+        # Ids of notes, by the `id` of calls that run.
+        self._notes: dict[int, str] = {}
         self._denials = denials
         self._trusted_hops = trusted_hops
         self._now = now
@@ -67,9 +76,17 @@ class Auditing:
             raise
         finally:
             if is_administrative and call.identity is not None:
-                await self._trail.record(self._event(call, result))
+                await self._trail.record(self._event(call, result), self._notes.pop(id(call), ""))
             elif is_denied:
                 self._denials.note(self._event(call, result))
+
+    @asynccontextmanager
+    async def admitted(self, call: Call) -> AsyncIterator[None]:
+        """Notes a call that was let in and may change something, before it does."""
+        if call.method in self._changing:
+            note = self._notes[id(call)] = uuid.uuid4().hex
+            await self._begun.note(note, self._event(call, UNKNOWN))
+        yield
 
     def _refusal(self, error: DomainError) -> tuple[str, bool]:
         try:
@@ -102,6 +119,10 @@ class Auditing:
             request_id=call.request_id,
             details=details,
         )
+
+
+def _only_reads(method: str) -> bool:
+    return method.rpartition("/")[2].startswith(READING)
 
 
 def _chain(own: str, resource: str) -> str:

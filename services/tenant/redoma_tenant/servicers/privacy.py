@@ -32,7 +32,7 @@ class PrivacyServicer(privacy_pb2_grpc.PrivacyServiceServicer):
         self, request: privacy_pb2.ExportDataRequest, context: "Context"
     ) -> AsyncIterator[privacy_pb2.ExportDataResponse]:
         """Streams an archive."""
-        async with aclosing(self._exports.export(_subject(request.parent, request.principal))) as pieces:  # type: ignore[type-var]
+        async with aclosing(self._exports.export(_subject(request.parent, request.principal))) as pieces:
             async for piece in pieces:
                 yield privacy_pb2.ExportDataResponse(data=piece)
 

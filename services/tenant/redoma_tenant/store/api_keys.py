@@ -42,6 +42,9 @@ class SqlApiKeyStore:
         try:
             async with self._database.transaction(_scope(api_key.tenant)) as session:
                 await _lock_operators(session, api_key.tenant)
+                await _check_tenant(session, api_key.tenant)
+                if not await _has_user(session, api_key):
+                    raise _no_user(api_key)
                 await _add(session, api_key, digest)
                 await _check_operators(session, api_key.tenant)
         except IntegrityError:
@@ -76,7 +79,8 @@ class SqlApiKeyStore:
         """
         async with self._database.transaction(_scope(api_key.tenant)) as session:
             await _lock_operators(session, api_key.tenant)
-            await _check_user(session, api_key)
+            if not await _has_user(session, api_key) and await _is_newly_his(session, api_key):
+                raise _no_user(api_key)
             if not await _change(session, api_key, reason, now):
                 return False
             await _check_operators(session, api_key.tenant)
@@ -91,6 +95,9 @@ class SqlApiKeyStore:
         try:
             async with self._database.transaction(_scope(former.tenant)) as session:
                 await _lock_operators(session, former.tenant)
+                await _check_tenant(session, former.tenant)
+                # A person's erasure comes before this or sees both keys. That of one who is gone goes on to work.
+                await _has_user(session, former)
                 if not await _change(session, former, reason, now):
                     return False
                 await _add(session, api_key, digest)
@@ -123,9 +130,6 @@ def _is_of(tenant: str) -> ColumnElement[bool]:
 
 
 async def _add(session: AsyncSession, api_key: ApiKey, digest: str) -> None:
-    if api_key.tenant:
-        await check_tenant(session, api_key.tenant, for_more=True)
-    await _check_user(session, api_key)
     values = _row(api_key) | {
         "id": api_key.id,
         "tenant_id": api_key.tenant or None,
@@ -147,10 +151,30 @@ async def _change(session: AsyncSession, api_key: ApiKey, reason: str, now: date
     return True
 
 
-async def _check_user(session: AsyncSession, api_key: ApiKey) -> None:
+async def _check_tenant(session: AsyncSession, tenant: str) -> None:
+    if tenant:
+        await check_tenant(session, tenant, for_more=True)
+
+
+async def _has_user(session: AsyncSession, api_key: ApiKey) -> bool:
+    """Says whether there is the user that the key stands for, if any; he stays until the end of the transaction.
+
+    Whoever locks tenants, users and keys locks them in this order.
+    """
+    if not api_key.user:
+        return True
     it = (USERS.c.id == api_key.user, USERS.c.tenant_id == api_key.tenant)
-    if api_key.user and await session.scalar(select(USERS.c.id).where(*it)) is None:
-        raise InvalidField("api_key.user", f"{names.user_name(api_key.tenant, api_key.user)} does not exist.")
+    return await session.scalar(select(USERS.c.id).where(*it).with_for_update(read=True)) is not None
+
+
+async def _is_newly_his(session: AsyncSession, api_key: ApiKey) -> bool:
+    """Says whether the key stood for another user, or for none, before: it keeps one who is gone."""
+    former = select(API_KEYS.c.user_id).where(API_KEYS.c.id == api_key.id, _is_of(api_key.tenant))
+    return await session.scalar(former) != api_key.user
+
+
+def _no_user(api_key: ApiKey) -> InvalidField:
+    return InvalidField("api_key.user", f"{names.user_name(api_key.tenant, api_key.user)} does not exist.")
 
 
 async def _lock_operators(session: AsyncSession, tenant: str) -> None:

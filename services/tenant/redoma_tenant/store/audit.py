@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import RowMapping, Select, func, insert, select, update
+from sqlalchemy import RowMapping, Select, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -11,7 +11,7 @@ from redoma_kit.database import PLATFORM, Database, Scope
 from redoma_tenant.audit.chain import Entry, Event, Position, Unreadable
 from redoma_tenant.audit.heads import Head
 from redoma_tenant.audit.store import ChainMoved, End, Extend, Wanted
-from redoma_tenant.store.schema import AUDIT_ENTRIES, AUDIT_HEADS
+from redoma_tenant.store.schema import AUDIT_BEGUN, AUDIT_ENTRIES, AUDIT_HEADS
 
 Columns = AUDIT_ENTRIES.c
 
@@ -24,8 +24,8 @@ class SqlAuditStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def append(self, chain: str, extend: Extend) -> None:
-        """Adds what `extend` gives for the head, which is locked meanwhile.
+    async def append(self, chain: str, extend: Extend, notes: Sequence[str] = ()) -> None:
+        """Adds what `extend` gives for the head, which is locked meanwhile, and takes notes of what was begun away.
 
         Raises:
             ChainMoved: Another process appended at the same time; nothing was written.
@@ -36,6 +36,8 @@ class SqlAuditStore:
             entries, moved = extend(head, await _stray(session, chain, head, last_sequence))
             await session.execute(insert(AUDIT_ENTRIES), [_values(entry) for entry in entries])
             await _move(session, head, moved)
+            if notes:
+                await session.execute(delete(AUDIT_BEGUN).where(AUDIT_BEGUN.c.id.in_(notes)))
 
         try:
             await self._database.run(PLATFORM, work)

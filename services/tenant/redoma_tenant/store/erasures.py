@@ -93,8 +93,8 @@ class SqlErasureStore:
             taken = await session.execute(update(TENANTS).where(due).values(left).returning(TENANTS.c.id))
             if taken.scalar_one_or_none() is None:
                 return False
-            await session.execute(delete(API_KEYS).where(API_KEYS.c.tenant_id == tenant))
             await session.execute(delete(USERS).where(USERS.c.tenant_id == tenant))
+            await session.execute(delete(API_KEYS).where(API_KEYS.c.tenant_id == tenant))
             await session.execute(insert(ERASURES).values(_columns(erasure)))
         return True
 
@@ -114,14 +114,18 @@ class SqlErasureStore:
         if kind != "users":
             return 0
         tenant = subject.tenant
-        his = and_(API_KEYS.c.tenant_id == tenant, API_KEYS.c.user_id == user, API_KEYS.c.revoke_time.is_(None))
-        revoked = {"revoke_time": now, "display_name": "", "version": API_KEYS.c.version + 1}
+        his = and_(API_KEYS.c.tenant_id == tenant, API_KEYS.c.user_id == user)
+        nameless = {"display_name": "", "version": API_KEYS.c.version + 1}
         it = and_(USERS.c.tenant_id == tenant, USERS.c.id == user)
         async with self._database.transaction(Scope.of(tenant)) as session:
-            keys = await session.execute(update(API_KEYS).where(his).values(revoked).returning(API_KEYS.c.id))
+            # First, so that whoever gives him a key meanwhile is waited for, and no one does after.
+            gone = (await session.execute(delete(USERS).where(it).returning(USERS.c.id))).scalars().all()
+            await session.execute(update(API_KEYS).where(his, API_KEYS.c.display_name != "").values(nameless))
+            works = and_(his, API_KEYS.c.revoke_time.is_(None))
+            revoked = {"revoke_time": now, "version": API_KEYS.c.version + 1}
+            keys = await session.execute(update(API_KEYS).where(works).values(revoked).returning(API_KEYS.c.id))
             for key in keys.scalars().all():
                 await note_change(session, tenant, api_key_name(tenant, key), CREDENTIAL_REVOKED, now)
-            gone = (await session.execute(delete(USERS).where(it).returning(USERS.c.id))).scalars().all()
             if gone:
                 await note_change(session, tenant, subject.principal, CREDENTIAL_REVOKED, now)
         return len(gone)

@@ -1,6 +1,6 @@
 """What the tenant service holds of a tenant or of one principal of it, row by row, for exports."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from datetime import datetime
 from itertools import groupby
 from operator import itemgetter
@@ -41,28 +41,28 @@ class SqlHoldings:
         async with self._database.transaction(Scope.of(subject.tenant)) as session:
             await check_subject(session, subject)
 
-    async def tenant(self, subject: Subject) -> AsyncIterator[Record]:
+    async def tenant(self, subject: Subject) -> AsyncGenerator[Record, None]:
         """Gives the tenant's settings; nothing for a principal."""
         wanted = false() if subject.principal else TENANTS.c.id == subject.tenant
         async for record in self._rows(TENANTS, wanted, subject):
             yield record
 
-    async def users(self, subject: Subject) -> AsyncIterator[Record]:
+    async def users(self, subject: Subject) -> AsyncGenerator[Record, None]:
         """Gives users."""
         async for record in self._rows(USERS, _is(USERS, "users", "id", subject), subject):
             yield record
 
-    async def api_keys(self, subject: Subject) -> AsyncIterator[Record]:
+    async def api_keys(self, subject: Subject) -> AsyncGenerator[Record, None]:
         """Gives API keys, without what could be used to call."""
         async for record in self._rows(API_KEYS, _filed_under(API_KEYS, "id", subject), subject):
             yield record
 
-    async def usage(self, subject: Subject) -> AsyncIterator[Record]:
+    async def usage(self, subject: Subject) -> AsyncGenerator[Record, None]:
         """Gives what was used, by the hour."""
         async for record in self._rows(USAGE_HOURS, _filed_under(USAGE_HOURS, "api_key_id", subject), subject):
             yield record
 
-    async def ledger(self, subject: Subject) -> AsyncIterator[Record]:
+    async def ledger(self, subject: Subject) -> AsyncGenerator[Record, None]:
         """Gives the ledger's transactions with their entries."""
         columns = LEDGER_TRANSACTIONS.c
         wanted = _filed_under(LEDGER_TRANSACTIONS, "api_key_id", subject)
@@ -72,13 +72,13 @@ class SqlHoldings:
             for row in page:
                 yield {**row, "entries": entries.get(row["id"], [])}
 
-    async def audit(self, subject: Subject) -> AsyncIterator[Record]:
+    async def audit(self, subject: Subject) -> AsyncGenerator[Record, None]:
         """Gives the audit trail: the tenant's chain, or what a principal did."""
         did = AUDIT_ENTRIES.c.actor == subject.principal if subject.principal else true()
         async for record in self._rows(AUDIT_ENTRIES, did, subject):
             yield record
 
-    async def _rows(self, table: Table, wanted: ColumnElement[bool], subject: Subject) -> AsyncIterator[Record]:
+    async def _rows(self, table: Table, wanted: ColumnElement[bool], subject: Subject) -> AsyncGenerator[Record, None]:
         owner = TENANTS.c.id if table is TENANTS else table.c.tenant_id
         async for page in self._pages(table, and_(owner == subject.tenant, wanted), subject):
             for row in page:
@@ -86,7 +86,7 @@ class SqlHoldings:
 
     async def _pages(
         self, table: Table, wanted: ColumnElement[bool], subject: Subject
-    ) -> AsyncIterator[list[dict[str, Any]]]:
+    ) -> AsyncGenerator[list[dict[str, Any]], None]:
         key = list(table.primary_key)
         query = select(table).where(wanted).order_by(*key).limit(ROWS_A_QUERY)
         page = query

@@ -72,7 +72,9 @@ class AuditEntry(_message.Message):
     source: _builtins.str
     """From where: the caller's address."""
     result: _builtins.str
-    """How it ended: "OK", "ADMITTED" for a call that another service carried out, or the reason of the error."""
+    """How it ended: "OK", "ADMITTED" for a call that another service carried out, "UNKNOWN" for one that was begun and whose process
+    was killed, or the reason of the error.
+    """
     request_id: _builtins.str
     """The request id that logs have it under."""
     count: _builtins.int

@@ -1,6 +1,6 @@
 """The tables, a file for each field. A change here needs a migration; a test compares the two."""
 
-from redoma_tenant.store.schema.audit import AUDIT_ENTRIES, AUDIT_HEADS
+from redoma_tenant.store.schema.audit import AUDIT_BEGUN, AUDIT_ENTRIES, AUDIT_HEADS
 from redoma_tenant.store.schema.base import METADATA, UtcDateTime
 from redoma_tenant.store.schema.credentials import API_KEYS, CHANGES, IDENTITY_PROVIDERS
 from redoma_tenant.store.schema.ledger import LEDGER_ENTRIES, LEDGER_TRANSACTIONS, USAGE_HOURS
@@ -10,6 +10,7 @@ from redoma_tenant.store.schema.tenants import PLANS, TENANTS, USERS
 
 __all__ = [
     "API_KEYS",
+    "AUDIT_BEGUN",
     "AUDIT_ENTRIES",
     "AUDIT_HEADS",
     "CHANGES",

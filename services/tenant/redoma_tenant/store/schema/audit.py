@@ -32,3 +32,21 @@ AUDIT_ENTRIES = Table(
     PrimaryKeyConstraint("tenant_id", "sequence"),
     Index(None, "tenant_id", "time"),
 )
+
+# Administrative calls that may change something, from before they are carried out until their entry is written.
+AUDIT_BEGUN = Table(
+    "audit_begun",
+    METADATA,
+    Column("id", String(32), primary_key=True),
+    Column("tenant_id", String(63), nullable=False),
+    Column("due_time", UtcDateTime, nullable=False),
+    Column("time", UtcDateTime, nullable=False),
+    Column("actor", String(255), nullable=False),
+    Column("action", String(200), nullable=False),
+    Column("resource", String(255), nullable=False),
+    Column("source", String(64), nullable=False),
+    Column("result", String(64), nullable=False),
+    Column("request_id", String(64), nullable=False),
+    Column("details", JSON, nullable=False),
+    Index(None, "due_time"),
+)
