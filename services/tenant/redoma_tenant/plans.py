@@ -6,14 +6,13 @@ from datetime import datetime
 from typing import Protocol
 
 from redoma_kit.errors import InvalidField, ResourceNotFound
-from redoma_kit.pages import page_position, page_size, page_token
 from redoma_tenant.etags import check_etag
+from redoma_tenant.identity import DEFAULT_WEIGHT
 from redoma_tenant.limits import NO_LIMITS, AtLimit, Limits
 from redoma_tenant.meter.warnings import DEFAULT_WARNING_PERCENTS
 from redoma_tenant.names import check_display_name, check_plan_id, plan_name
-from redoma_tenant.pages import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, Page
+from redoma_tenant.pages import Page, read_page_by_id
 
-DEFAULT_WEIGHT = 100
 MAX_WEIGHT = 1_000
 MAX_WARNINGS = 8
 COLLECTION = "plans"
@@ -131,11 +130,7 @@ class Plans:
         Raises:
             InvalidField: The size or the token can't be used.
         """
-        size = page_size(requested, DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
-        position = page_position(token, (COLLECTION,), (str,))
-        found = await self._store.list_plans(None if position is None else str(position[0]), size + 1)
-        more = len(found) > size
-        return Page(found[:size], page_token((COLLECTION,), (found[size - 1].id,)) if more else "")
+        return await read_page_by_id((COLLECTION,), requested, token, self._store.list_plans)
 
     async def update(self, plan_id: str, wanted: PlanSettings, names: Set[str], etag: str) -> Plan:
         """Takes the settings that `names` names from `wanted`; `limits.x` is one of the limits.

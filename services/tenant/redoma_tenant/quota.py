@@ -12,8 +12,9 @@ from redoma_tenant.meter import bucket
 from redoma_tenant.meter.account import TenantTerms
 from redoma_tenant.meter.counters import Counters
 from redoma_tenant.meter.money import micros_up
-from redoma_tenant.meter.periods import day_end, micros_since_epoch, month_end, time_at
+from redoma_tenant.meter.periods import day_end, month_end
 from redoma_tenant.meter.warnings import reached_percents
+from redoma_tenant.moments import micros_of, time_of
 from redoma_tenant.names import quota_name, tenant_name
 
 
@@ -107,7 +108,7 @@ class Quotas:
 def _states(terms: TenantTerms, counters: Counters, now: datetime) -> Iterator[LimitState]:
     counters, limits = counters.at(now), terms.limits
     reached = reached_percents(counters, limits, terms.warning_percents)
-    now_us = micros_since_epoch(now)
+    now_us = micros_of(now)
     if (size := limits.requests_per_minute) is not None:
         full_us = counters.requests_full_us
         yield LimitState("requests_per_minute", size, bucket.taken(full_us, size, now_us), 0, _later(full_us, now))
@@ -139,4 +140,4 @@ def _states(terms: TenantTerms, counters: Counters, now: datetime) -> Iterator[L
 
 
 def _later(full_us: int, now: datetime) -> datetime:
-    return max(time_at(full_us), now)
+    return max(time_of(full_us), now)

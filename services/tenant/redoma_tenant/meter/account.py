@@ -14,7 +14,6 @@ from redoma_tenant.meter import bucket
 from redoma_tenant.meter.counters import Amount, Counters
 from redoma_tenant.meter.counts import NOTHING, TokenCounts
 from redoma_tenant.meter.money import Price
-from redoma_tenant.meter.periods import micros_since_epoch, time_at
 from redoma_tenant.meter.prices import PriceList
 from redoma_tenant.meter.reservation import LEASE, Caller, Reservation, ReservationState
 from redoma_tenant.meter.shortage import LimitScope, Shortage, worst
@@ -31,6 +30,7 @@ from redoma_tenant.meter.told import (
     Verdict,
 )
 from redoma_tenant.meter.warnings import LimitWarning, reached_percents, warnings_between
+from redoma_tenant.moments import micros_of, time_of
 
 # Output tokens that are held at a time for a call that named no bound.
 SLICE_TOKENS = 1_024
@@ -280,7 +280,7 @@ class Account:
     def _rate_limits(self, api_key_id: str) -> RateLimits:
         requests: list[RateLimit] = []
         tokens: list[RateLimit] = []
-        now_us = micros_since_epoch(self.now)
+        now_us = micros_of(self.now)
         for key, limits in self._scopes(api_key_id):
             counters = self._counters(key)
             if (size := limits.requests_per_minute) is not None:
@@ -292,7 +292,7 @@ class Account:
         return RateLimits(min(requests, default=None, key=_remaining), min(tokens, default=None, key=_remaining))
 
     def _until(self, full_us: int) -> float:
-        return max(0.0, (time_at(full_us) - self.now).total_seconds())
+        return max(0.0, (time_of(full_us) - self.now).total_seconds())
 
 
 def _is_too_late(ending: Ending, reservation: Reservation) -> bool:

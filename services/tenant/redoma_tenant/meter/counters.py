@@ -6,8 +6,9 @@ from datetime import datetime
 from redoma_tenant.limits import Limits
 from redoma_tenant.meter import bucket
 from redoma_tenant.meter.money import micros_down, micros_up, nanos_of
-from redoma_tenant.meter.periods import day_end, day_of, micros_since_epoch, month_end, month_of
+from redoma_tenant.meter.periods import day_end, day_of, month_end, month_of
 from redoma_tenant.meter.shortage import Shortage, shortage
+from redoma_tenant.moments import micros_of
 
 # When what running calls hold is in the way, some of it may be let go at any moment.
 HELD_RETRY_S = 1.0
@@ -83,7 +84,7 @@ class Counters:
         """Gives the counters with a call more."""
         full_us = self.requests_full_us
         if limits.requests_per_minute is not None:
-            full_us = bucket.take(full_us, limits.requests_per_minute, 1, micros_since_epoch(now))
+            full_us = bucket.take(full_us, limits.requests_per_minute, 1, micros_of(now))
         return replace(self, requests_full_us=full_us, open_calls=self.open_calls + 1)
 
     def without_call(self) -> "Counters":
@@ -94,7 +95,7 @@ class Counters:
         """Gives the counters with more used and held of a call that began in `period`; less where it is negative."""
         full_us = self.tokens_full_us
         if limits.tokens_per_minute is not None and used.tokens > 0:
-            full_us = bucket.take(full_us, limits.tokens_per_minute, used.tokens, micros_since_epoch(now))
+            full_us = bucket.take(full_us, limits.tokens_per_minute, used.tokens, micros_of(now))
         same_day, same_month = period.day == self.day, period.month == self.month
         return replace(
             self,
@@ -110,7 +111,7 @@ class Counters:
 
     def request_shortages(self, limits: Limits, now: datetime) -> list[Shortage]:
         """Tells which limits have no room for one call more."""
-        now_us, found = micros_since_epoch(now), []
+        now_us, found = micros_of(now), []
         if (size := limits.requests_per_minute) is not None:
             wait_us = bucket.wait_us(self.requests_full_us, size, 1, now_us)
             if wait_us != 0:
@@ -150,7 +151,7 @@ class Counters:
         """Gives how many tokens more fit all limits of tokens; None is any number. Below 0 if one is passed."""
         rooms = []
         if (size := limits.tokens_per_minute) is not None:
-            rooms.append(bucket.left(self.tokens_full_us, size, micros_since_epoch(now)) - self.held_tokens)
+            rooms.append(bucket.left(self.tokens_full_us, size, micros_of(now)) - self.held_tokens)
         if (limit := limits.tokens_per_day) is not None:
             rooms.append(limit - self.day_used_tokens - self.day_held_tokens)
         if (limit := limits.tokens_per_month) is not None:
@@ -166,7 +167,7 @@ class Counters:
     def _minute_shortages(self, limits: Limits, tokens: int, now: datetime) -> list[Shortage]:
         if (size := limits.tokens_per_minute) is None:
             return []
-        now_us = micros_since_epoch(now)
+        now_us = micros_of(now)
         left = bucket.left(self.tokens_full_us, size, now_us) - self.held_tokens
         if tokens <= left:
             return []

@@ -1,20 +1,10 @@
-"""Days and months of UTC, by number, and times in microseconds."""
+"""Days and months of UTC, by number."""
 
 from datetime import UTC, datetime, timedelta
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-MICROSECOND = timedelta(microseconds=1)
+from redoma_tenant.moments import EPOCH
+
 DAY = timedelta(days=1)
-
-
-def micros_since_epoch(time: datetime) -> int:
-    """Gives a time in microseconds since the epoch."""
-    return (time - EPOCH) // MICROSECOND
-
-
-def time_at(micros: int) -> datetime:
-    """Gives the time so many microseconds after the epoch."""
-    return EPOCH + micros * MICROSECOND
 
 
 def day_of(time: datetime) -> int:
