@@ -64,7 +64,10 @@ def create(
         typer.Option("--default-role", help="The role of users whose claims say none; left out, these are refused."),
     ] = None,
     operator_role: Annotated[
-        str, typer.Option("--operator-role", help="The value of that claim that makes an operator of all tenants.")
+        str,
+        typer.Option(
+            "--operator-role", help="The value of that claim that makes an operator of all tenants; not with --tenant."
+        ),
     ] = "",
     edge: EdgeOption = None,
     key: KeyOption = None,

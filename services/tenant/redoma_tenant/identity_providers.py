@@ -65,6 +65,11 @@ class IdentityProvider:
         self._check_roles(where)
 
     def _check_roles(self, where: str) -> None:
+        if self.operator_role and self.tenant:
+            raise InvalidField(
+                f"{where}.operator_role",
+                "is only allowed without tenant: who runs a tenant's provider makes no operators.",
+            )
         if (self.roles or self.operator_role) and not self.roles_claim:
             raise InvalidField(f"{where}.roles_claim", "is required with roles and with operator_role.")
         if len(self.roles) > MAX_ROLES:

@@ -160,7 +160,7 @@ async def test_one_person_is_another_principal_in_each_tenant(site_on_each: Tena
 
 
 async def test_a_claim_makes_an_operator(site_on_each: TenantSite, provider: OidcProvider) -> None:
-    await trust(site_on_each, provider, roles_claim="groups", operator_role="operators")
+    await trust(site_on_each, provider, tenant="", tenant_claim="org", roles_claim="groups", operator_role="operators")
     token = provider.token(groups=["operators"])
     claims = claims_in(await site_on_each.check(token, f"{TENANTS}ListTenants"))
     assert claims["sub"] == f"platform/users/{user_id(provider.issuer, 'ana', '')}"

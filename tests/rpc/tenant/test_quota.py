@@ -102,6 +102,12 @@ async def test_limits_out_of_range_are_refused(site: TenantSite) -> None:
         assert failure.metadata == {"field": "quota.limits.tokens_per_day"}
 
 
+async def test_an_unknown_end_at_a_limit_is_refused(site: TenantSite) -> None:
+    await site.add_tenant()
+    failure = await failure_of_call(update(MeterSite(site), at_limit=9))
+    assert failure.metadata == {"field": "quota.at_limit"}
+
+
 async def test_a_tenant_reads_its_own_quota_and_changes_none(site: TenantSite) -> None:
     await site.add_tenant()
     meter = MeterSite(site)
@@ -171,6 +177,7 @@ async def test_a_plan_that_a_tenant_has_is_not_deleted(meter: MeterSite) -> None
     [
         ({"weight": 1_001}, "plan.weight"),
         ({"weight": -1}, "plan.weight"),
+        ({"at_limit": 9}, "plan.at_limit"),
         ({"display_name": "a\nb"}, "plan.display_name"),
         ({"limits": Limits(tokens_per_day=-1)}, "plan.limits.tokens_per_day"),
         ({"warning_percents": [0]}, "plan.warning_percents"),

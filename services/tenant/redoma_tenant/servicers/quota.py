@@ -15,7 +15,7 @@ from redoma_tenant.plans import Plan, Plans, PlanSettings
 from redoma_tenant.prices import Prices
 from redoma_tenant.quota import LimitState, OwnQuota, Quota, Quotas
 from redoma_tenant.servicers.field_masks import masked
-from redoma_tenant.servicers.limits import AT_LIMITS, AT_LIMITS_IN, limits_in, limits_message
+from redoma_tenant.servicers.limits import AT_LIMITS, at_limit_in, limits_in, limits_message
 from redoma_tenant.servicers.times import timestamp
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class QuotaServicer(quota_pb2_grpc.QuotaServiceServicer):
         wanted = request.quota
         tenant = parse_quota_name("quota.name", wanted.name, current_identity())
         names = _masked(wanted, request.update_mask.paths, QUOTA_MASKABLE)
-        own = OwnQuota(limits_in(wanted.limits), AT_LIMITS_IN.get(wanted.at_limit), 0)
+        own = OwnQuota(limits_in(wanted.limits), at_limit_in("quota.at_limit", wanted.at_limit), 0)
         quota = await self._quotas.update(tenant, own, names, wanted.etag)
         return quota_pb2.UpdateQuotaResponse(quota=_quota_message(quota))
 
@@ -138,7 +138,7 @@ def _settings(plan: quota_pb2.Plan) -> PlanSettings:
         display_name=plan.display_name,
         weight=plan.weight,
         limits=limits_in(plan.limits),
-        at_limit=AT_LIMITS_IN.get(plan.at_limit, AtLimit.END),
+        at_limit=at_limit_in("plan.at_limit", plan.at_limit) or AtLimit.END,
         warning_percents=tuple(plan.warning_percents),
     )
 

@@ -88,7 +88,8 @@ class ApiKey(_message.Message):
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What it may do, among `generate`, `conversations`, `tenant.read`, `tenant.admin` and `tenant.owner`. Empty in a request:
-        `generate` and `conversations`. An operator's key has `platform.admin`. Nobody gives a key a scope that he has not.
+        `generate` and `conversations`. An operator's key has `platform.admin`. Only owners and
+        operators give `tenant.owner`.
         """
 
     @_builtins.property

@@ -185,7 +185,9 @@ class IdentityProvider(_message.Message):
     default_role: Global___Role.ValueType
     """The role of users whose claims say none and who were not created before; ROLE_UNSPECIFIED refuses them."""
     operator_role: _builtins.str
-    """The claim value that makes a user a platform operator (`platform.admin`), in `roles_claim`; empty is none."""
+    """The claim value that makes a user a platform operator (`platform.admin`), in `roles_claim`; empty is none. Only
+    without `tenant`: who runs a tenant's provider makes no operators.
+    """
     @_builtins.property
     def roles(self) -> _containers.ScalarMap[_builtins.str, Global___Role.ValueType]:
         """What values of that claim mean. With several the strongest counts."""
