@@ -33,8 +33,8 @@ ABOUT = (
     f"A real Envoy with the edge's configuration and a real tenant service on SQLite, with 10 keys a tenant. "
     f"{CONNECTIONS} connections send {REQUESTS_PER_S} requests a second in all, in turns to a path that is authorized "
     "and to one that is not; the edge itself answers both, so the difference is what authorization adds. Below that, "
-    " calls of the tenant service one after the other: a check of a key that it "
-    "has not seen, one that it has, and the first page of tenants and of keys."
+    "calls of the tenant service one after the other: a check of a key that it has not seen, one that it has, and the "
+    "first page of tenants and of keys."
 )
 
 
