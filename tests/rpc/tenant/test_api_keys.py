@@ -16,6 +16,12 @@ from tests.rpc.tenant.tenant_site import API_KEYS, TenantSite, failure_of_call
 CREATE, LIST, REVOKE = f"{API_KEYS}CreateApiKey", f"{API_KEYS}ListApiKeys", f"{API_KEYS}RevokeApiKey"
 
 
+@pytest.fixture
+def site(site_on_each: TenantSite) -> TenantSite:
+    """A running service, on SQLite and on PostgreSQL."""
+    return site_on_each
+
+
 @pytest.fixture(autouse=True)
 async def acme(site: TenantSite) -> None:
     """The tenant that the tests name."""

@@ -30,8 +30,8 @@ POLLS, POLL_S = 600, 0.05
 class Places:
     """A running tenant service, with the chat and model services that it erases from."""
 
-    def __init__(self, pki: TestPki, folder: Path) -> None:
-        self.site = TenantSite(pki, folder)
+    def __init__(self, pki: TestPki, folder: Path, database_url: str) -> None:
+        self.site = TenantSite(pki, folder, database_url)
         self.content, self.purge = FakeContent(), FakePurge()
         self._chat = FakeServer(pki.tls("public", "chat"))
         self._model = FakeServer(pki.tls("private", "model"))
@@ -106,8 +106,8 @@ class Places:
 
 
 @pytest.fixture
-async def places(pki: TestPki, tmp_path: Path) -> AsyncIterator[Places]:
-    places = Places(pki, tmp_path)
+async def places(pki: TestPki, tmp_path: Path, migrated_url: str) -> AsyncIterator[Places]:
+    places = Places(pki, tmp_path, migrated_url)
     await places.start()
     await places.site.add_tenant("acme", display_name="Acme")
     yield places
