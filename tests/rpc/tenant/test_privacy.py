@@ -17,6 +17,7 @@ from google.protobuf.duration_pb2 import Duration
 from redoma.tenant.v1 import api_key_pb2, privacy_pb2, privacy_pb2_grpc, tenant_pb2, user_pb2, user_pb2_grpc
 from redoma_kit.errors import Failure, failure_from_status
 from redoma_kit.settings import UpstreamSettings
+from redoma_tenant.store.erasures import SqlErasureStore
 from tests.conftest import TestPki
 from tests.fakes.content_service import FakeContent, FakePurge, FakeServer
 from tests.rpc.tenant.tenant_site import API_KEYS, TENANTS, TenantSite
@@ -256,3 +257,15 @@ async def test_a_deleted_tenant_is_purged_when_its_time_has_come_and_not_before(
     assert not (await site.call(f"{TENANTS}ListTenants", tenant_pb2.ListTenantsRequest())).tenants
     taken = tenant_pb2.CreateTenantRequest(tenant_id="acme")
     assert (await refused(site.call(f"{TENANTS}CreateTenant", taken))).reason == "RESOURCE_EXISTS"
+
+
+async def test_no_erasure_waits_behind_others_that_can_not_go_on(places: Places) -> None:
+    places.content.fails = True
+    names = [(await places.erase()).name for _ in range(3)]
+    store = SqlErasureStore(places.site.server.database)
+    seen: list[str] = []
+    last = None
+    while found := await store.pending_erasures(last, 1):
+        last = found[-1]
+        seen.append(last.name)
+    assert seen == names

@@ -8,6 +8,7 @@ import jwt
 import pytest
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from structlog.testing import capture_logs
 
 from redoma_tenant.identity import SigningKey
 from redoma_tenant.privacy.certificate import certificate_of
@@ -39,8 +40,8 @@ class Store:
     def __init__(self, erasure: Erasure) -> None:
         self.erasure = erasure
 
-    async def pending_erasures(self, limit: int) -> Sequence[Erasure]:
-        return [self.erasure] if self.erasure.state is ErasureState.PENDING else []
+    async def pending_erasures(self, after: Erasure | None, limit: int) -> Sequence[Erasure]:
+        return [self.erasure] if after is None and self.erasure.state is ErasureState.PENDING else []
 
     async def save_erasure(self, erasure: Erasure) -> None:
         self.erasure = erasure
@@ -79,6 +80,27 @@ async def test_a_place_that_is_not_configured_any_more_is_never_taken_for_erased
     await eraser(store, Place("chat")).work()
     assert not store.complete()
     assert "not configured" in store.erasure.steps[1].problem
+
+
+async def test_a_defect_that_one_erasure_meets_keeps_no_other_waiting() -> None:
+    class Both(Store):
+        async def pending_erasures(self, after: Erasure | None, limit: int) -> Sequence[Erasure]:
+            broken = Erasure("b" * 32, Subject("globex"), "", AT, (Step("chat"),))
+            return [broken, self.erasure] if after is None else []
+
+    class Picky(Place):
+        async def erase(self, subject: Subject) -> Mapping[str, int]:
+            if subject.tenant == "globex":
+                raise RuntimeError("a defect")
+            return await super().erase(subject)
+
+    store = Both(pending("chat"))
+    with capture_logs() as logs:
+        await eraser(store, Picky("chat")).work()
+    assert store.complete()
+    assert [entry["erasure"] for entry in logs if entry["log_level"] == "error"] == [
+        f"tenants/globex/erasures/{'b' * 32}"
+    ]
 
 
 async def test_the_certificate_verifies_and_names_what_was_erased() -> None:

@@ -34,8 +34,8 @@ class ErasurePlace(Protocol):
 class PendingStore(Protocol):
     """Where erasures are kept. Every call may raise StorageUnavailable."""
 
-    async def pending_erasures(self, limit: int) -> Sequence[Erasure]:
-        """Gives erasures of all tenants that are not complete, the oldest first."""
+    async def pending_erasures(self, after: Erasure | None, limit: int) -> Sequence[Erasure]:
+        """Gives erasures of all tenants that are not complete, the oldest first, those after `after` in that order."""
 
     async def save_erasure(self, erasure: Erasure) -> None:
         """Saves steps, state and certificate, unless the erasure is complete already."""
@@ -64,8 +64,21 @@ class Eraser:
         Raises:
             StorageUnavailable: The store does not answer.
         """
-        for erasure in await self._store.pending_erasures(BATCH):
-            await self._store.save_erasure(await self._advanced(erasure))
+        last: Erasure | None = None
+        while erasures := await self._store.pending_erasures(last, BATCH):
+            for erasure in erasures:
+                await self._work_on(erasure)
+            last = erasures[-1]
+
+    async def _work_on(self, erasure: Erasure) -> None:
+        try:
+            advanced = await self._advanced(erasure)
+        except Exception:
+            # A defect that one erasure meets does not keep the others waiting.
+            self._log.exception("erasure can't go on", erasure=erasure.name)
+            return
+        if advanced != erasure:
+            await self._store.save_erasure(advanced)
 
     async def _advanced(self, erasure: Erasure) -> Erasure:
         for step in erasure.steps:

@@ -176,8 +176,9 @@ def _head(row: RowMapping) -> Head:
     return Head(row["tenant_id"], Position(row["sequence"], row["hash"]), row["signature"])
 
 
-def _entry(row: RowMapping) -> Entry:
-    event = Event(
+def event_of(row: RowMapping) -> Event:
+    """Reads an event out of a row; one that is not counted stands for itself."""
+    return Event(
         chain=row["tenant_id"],
         time=row["time"],
         actor=row["actor"],
@@ -187,6 +188,9 @@ def _entry(row: RowMapping) -> Entry:
         result=row["result"],
         request_id=row["request_id"],
         details=dict(row["details"]),
-        count=row["count"],
+        count=row.get("count", 1),
     )
-    return Entry(event, row["sequence"], row["previous_hash"], row["hash"])
+
+
+def _entry(row: RowMapping) -> Entry:
+    return Entry(event_of(row), row["sequence"], row["previous_hash"], row["hash"])

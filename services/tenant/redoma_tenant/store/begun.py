@@ -7,7 +7,7 @@ from sqlalchemy import RowMapping, insert, select, update
 
 from redoma_kit.database import PLATFORM, Database
 from redoma_tenant.audit.begun import Begun
-from redoma_tenant.audit.chain import Event
+from redoma_tenant.store.audit import event_of
 from redoma_tenant.store.schema import AUDIT_BEGUN
 
 Columns = AUDIT_BEGUN.c
@@ -51,15 +51,4 @@ class SqlBegunStore:
 
 
 def _begun(row: RowMapping) -> Begun:
-    event = Event(
-        chain=row["tenant_id"],
-        time=row["time"],
-        actor=row["actor"],
-        action=row["action"],
-        resource=row["resource"],
-        source=row["source"],
-        result=row["result"],
-        request_id=row["request_id"],
-        details=dict(row["details"]),
-    )
-    return Begun(row["id"], event)
+    return Begun(row["id"], event_of(row))

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import RowMapping, and_, delete, insert, select, update
+from sqlalchemy import RowMapping, and_, delete, insert, literal, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from redoma_kit.database import PLATFORM, Database, Scope
@@ -14,7 +14,7 @@ from redoma_tenant.pages import TimePlace
 from redoma_tenant.privacy.erasures import Erasure, ErasureState, Step, Subject
 from redoma_tenant.store.changes import note_change
 from redoma_tenant.store.newest_first import newest_first
-from redoma_tenant.store.schema import API_KEYS, ERASURES, TENANTS, USERS
+from redoma_tenant.store.schema import API_KEYS, ERASURES, TENANTS, USERS, UtcDateTime
 
 E = ERASURES.c
 CREDENTIAL_REVOKED = "CREDENTIAL_REVOKED"
@@ -51,10 +51,13 @@ class SqlErasureStore:
         async with self._database.transaction(Scope.of(tenant)) as session:
             return [_erasure(row) for row in (await session.execute(query)).mappings()]
 
-    async def pending_erasures(self, limit: int) -> Sequence[Erasure]:
-        """Gives erasures of all tenants that are not complete, the oldest first."""
+    async def pending_erasures(self, after: Erasure | None, limit: int) -> Sequence[Erasure]:
+        """Gives erasures of all tenants that are not complete, the oldest first, those after `after` in that order."""
         pending = E.state == ErasureState.PENDING.value
-        query = select(ERASURES).where(pending).order_by(E.create_time).limit(limit)
+        query = select(ERASURES).where(pending).order_by(E.create_time, E.id).limit(limit)
+        if after is not None:
+            place = tuple_(literal(after.create_time, UtcDateTime), literal(after.id))
+            query = query.where(tuple_(E.create_time, E.id) > place)
         async with self._database.transaction(PLATFORM) as session:
             return [_erasure(row) for row in (await session.execute(query)).mappings()]
 
