@@ -1,6 +1,6 @@
 """Regenerates gen/python from proto/ and from the Envoy protos inside the xds-protos wheel.
 
-Run by `make gen`. Envoy's stubs are generated for the external authorization API alone: the wheel as a whole overwrites
+Run by `make gen`. Envoy's stubs are generated for the external authorization and discovery APIs alone: the wheel as a whole overwrites
 files of googleapis-common-protos and opentelemetry-proto, so it is unpacked aside and never installed.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 GEN = ROOT / "gen" / "python"
 BUILD = ROOT / "build"
-ENVOY_ROOTS = ("envoy.service.auth.v3.external_auth_pb2",)
+ENVOY_ROOTS = ("envoy.service.auth.v3.external_auth_pb2", "envoy.service.discovery.v3.ads_pb2")
 # These packages come installed with protobuf and googleapis-common-protos.
 INSTALLED_PACKAGES = ("google/",)
 

@@ -20,7 +20,7 @@ compile() { # OUTPUT ARGUMENT...
     --output-file "$output" "$@"
 }
 
-EXTRAS="--extra model --extra chat --extra tenant --extra cli"
+EXTRAS="--extra model --extra chat --extra tenant --extra provisioner --extra cli"
 
 # shellcheck disable=SC2086  # a list of options
 compile run.txt --upgrade $EXTRAS pyproject.toml

@@ -46,6 +46,8 @@ def spiffe_id(site: str, service: str) -> str:
 EDGE = frozenset({spiffe_id("public", "edge")})
 CHAT = frozenset({spiffe_id("public", "chat")})
 TENANT = frozenset({spiffe_id("public", "tenant")})
+PROVISIONER = frozenset({spiffe_id("public", "provisioner")})
+EGRESS = frozenset({spiffe_id("public", "egress")})
 
 HEALTH_POLICY: Policy = {
     HEALTH_CHECK: Rule(peers=ANY_PEER, identity=False, max_s=10.0),

@@ -206,6 +206,34 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """DATA_LOSS. What is kept is damaged or was changed by others: it does not decrypt.
       {"reason": "CONTENT_UNREADABLE"}
     """
+    ERROR_REASON_GRANT_UNKNOWN: _ErrorReason.ValueType  # 45
+    """PERMISSION_DENIED. No grant has this code: it was mistyped, or made by another Redoma.
+      {"reason": "GRANT_UNKNOWN"}
+    """
+    ERROR_REASON_GRANT_REDEEMED: _ErrorReason.ValueType  # 46
+    """PERMISSION_DENIED. A site joined with the grant already; each lets in one.
+      {"reason": "GRANT_REDEEMED", "metadata": {"site": "sites/hospital-a"}}
+    """
+    ERROR_REASON_GRANT_EXPIRED: _ErrorReason.ValueType  # 47
+    """PERMISSION_DENIED. The time to redeem the grant has passed.
+      {"reason": "GRANT_EXPIRED", "metadata": {"expire_time": "2026-11-20T10:15:00Z"}}
+    """
+    ERROR_REASON_GRANT_REVOKED: _ErrorReason.ValueType  # 48
+    """PERMISSION_DENIED. The grant was revoked, or its site was.
+      {"reason": "GRANT_REVOKED"}
+    """
+    ERROR_REASON_SITE_UNREACHABLE: _ErrorReason.ValueType  # 49
+    """UNAVAILABLE, with RetryInfo. The private site does not answer.
+      {"reason": "SITE_UNREACHABLE", "metadata": {"site": "sites/hospital-a"}}
+    """
+    ERROR_REASON_NETWORK_DRIVER_REFUSED: _ErrorReason.ValueType  # 50
+    """FAILED_PRECONDITION. What carries the network (Skupper, Kubernetes, Envoy) refused; the message has its words.
+      {"reason": "NETWORK_DRIVER_REFUSED", "metadata": {"driver": "skupper-kubernetes"}}
+    """
+    ERROR_REASON_NETWORK_DRIVER_UNAVAILABLE: _ErrorReason.ValueType  # 51
+    """UNAVAILABLE, with RetryInfo. What carries the network can't be reached.
+      {"reason": "NETWORK_DRIVER_UNAVAILABLE", "metadata": {"driver": "skupper-system"}}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason says why a call failed. A failed call's status carries exactly one google.rpc.ErrorInfo whose
@@ -396,5 +424,33 @@ ERROR_REASON_RESOURCE_IN_USE: ErrorReason.ValueType  # 43
 ERROR_REASON_CONTENT_UNREADABLE: ErrorReason.ValueType  # 44
 """DATA_LOSS. What is kept is damaged or was changed by others: it does not decrypt.
   {"reason": "CONTENT_UNREADABLE"}
+"""
+ERROR_REASON_GRANT_UNKNOWN: ErrorReason.ValueType  # 45
+"""PERMISSION_DENIED. No grant has this code: it was mistyped, or made by another Redoma.
+  {"reason": "GRANT_UNKNOWN"}
+"""
+ERROR_REASON_GRANT_REDEEMED: ErrorReason.ValueType  # 46
+"""PERMISSION_DENIED. A site joined with the grant already; each lets in one.
+  {"reason": "GRANT_REDEEMED", "metadata": {"site": "sites/hospital-a"}}
+"""
+ERROR_REASON_GRANT_EXPIRED: ErrorReason.ValueType  # 47
+"""PERMISSION_DENIED. The time to redeem the grant has passed.
+  {"reason": "GRANT_EXPIRED", "metadata": {"expire_time": "2026-11-20T10:15:00Z"}}
+"""
+ERROR_REASON_GRANT_REVOKED: ErrorReason.ValueType  # 48
+"""PERMISSION_DENIED. The grant was revoked, or its site was.
+  {"reason": "GRANT_REVOKED"}
+"""
+ERROR_REASON_SITE_UNREACHABLE: ErrorReason.ValueType  # 49
+"""UNAVAILABLE, with RetryInfo. The private site does not answer.
+  {"reason": "SITE_UNREACHABLE", "metadata": {"site": "sites/hospital-a"}}
+"""
+ERROR_REASON_NETWORK_DRIVER_REFUSED: ErrorReason.ValueType  # 50
+"""FAILED_PRECONDITION. What carries the network (Skupper, Kubernetes, Envoy) refused; the message has its words.
+  {"reason": "NETWORK_DRIVER_REFUSED", "metadata": {"driver": "skupper-kubernetes"}}
+"""
+ERROR_REASON_NETWORK_DRIVER_UNAVAILABLE: ErrorReason.ValueType  # 51
+"""UNAVAILABLE, with RetryInfo. What carries the network can't be reached.
+  {"reason": "NETWORK_DRIVER_UNAVAILABLE", "metadata": {"driver": "skupper-system"}}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -1,0 +1,1 @@
+"""What carries a network, one module or package for each driver."""

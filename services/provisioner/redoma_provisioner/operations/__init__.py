@@ -1,0 +1,1 @@
+"""Work that goes on after the call that asked for it."""

@@ -1,0 +1,1 @@
+"""Proto in and out."""
