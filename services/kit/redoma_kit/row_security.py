@@ -27,7 +27,7 @@ class Guard:
     Attributes:
         table: Its name.
         tenant: The column that holds the tenant; None where rows belong to no tenant, which all may read then.
-        app: What Role.APP may do to its tenant's rows.
+        app: What Role.APP may do to its tenant's rows; empty is nothing, for what is only the platform's.
         auth: Whether Role.AUTH may read all rows.
         is_append_only: Whether rows are only ever added, also by Role.PLATFORM and by migrations.
     """
@@ -63,7 +63,7 @@ def _postgresql(connection: Connection, guard: Guard) -> list[str]:
     statements = [
         f"GRANT USAGE ON SCHEMA {schema} TO {app}, {auth}, {platform}",
         f"REVOKE ALL ON {table} FROM {app}, {auth}, {platform}",
-        f"GRANT {', '.join(guard.app)} ON {table} TO {app}",
+        *([f"GRANT {', '.join(guard.app)} ON {table} TO {app}"] if guard.app else []),
         f"GRANT {', '.join(guard.platform)} ON {table} TO {platform}",
         f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA {schema} TO {app}, {platform}",
         f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY",

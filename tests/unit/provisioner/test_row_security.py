@@ -15,10 +15,8 @@ from tests.fakes.postgres import PostgresServer
 
 PROVISIONER = Schema(SCHEMA, METADATA, MIGRATIONS, shared=frozenset(METADATA.tables))
 # What app, auth and platform may do: Select, Insert, Update, Delete. A table that is not here fails the test.
-GRANTS = {
-    name: ("", "", "SIUD")
-    for name in ("sites", "link_grants", "connectors", "certificates", "trust", "operations", "snapshots")
-}
+TABLES = ("sites", "link_grants", "connectors", "certificates", "trust", "operations", "snapshots")
+GRANTS = dict.fromkeys(TABLES, ("", "", "SIUD"))
 
 
 @pytest.fixture
