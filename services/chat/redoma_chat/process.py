@@ -12,12 +12,12 @@ from redoma_kit.errors import StorageUnavailable
 from redoma_kit.logs import configure_logs
 from redoma_kit.polling import SWITCH_INTERVAL_S, run_service
 from redoma_kit.server import AddressInUse
-from redoma_kit.settings import settings_from_command_line
+from redoma_kit.settings import Action, settings_from_command_line
 
-PRINTS = {
-    "--print-database-roles": (
+ACTIONS = {
+    "--print-database-roles": Action[ChatSettings](
         "print the SQL that prepares PostgreSQL for a login that may not make roles",
-        lambda settings: roles_script(settings.database_url, SCHEMA),
+        lambda settings, _: roles_script(settings.database_url, SCHEMA),
     )
 }
 
@@ -25,7 +25,7 @@ PRINTS = {
 def run() -> None:
     """Runs until SIGTERM or SIGINT; exits with 1 and one sentence when it can't start."""
     settings = settings_from_command_line(
-        ChatSettings, "redoma-chat", "Conversations and the OpenAI façade in front of a private model.", prints=PRINTS
+        ChatSettings, "redoma-chat", "Conversations and the OpenAI façade in front of a private model.", actions=ACTIONS
     )
     # What the database's threads bring is not to wait long for the event loop.
     sys.setswitchinterval(SWITCH_INTERVAL_S)

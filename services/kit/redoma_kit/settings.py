@@ -7,9 +7,10 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -155,17 +156,32 @@ def describe_settings(settings_type: type[ServiceSettings]) -> str:
     return "\n".join(lines)
 
 
+@dataclass(frozen=True, slots=True)
+class Action(Generic[S]):
+    """Something to do with a service's settings instead of serving.
+
+    Attributes:
+        meaning: What it does, for `--help`.
+        text_of: Does it with the settings and the option's value, and gives what to print.
+        metavar: What the option's value is; empty for an option without one, whose value is empty.
+    """
+
+    meaning: str
+    text_of: Callable[[S, str], str]
+    metavar: str = ""
+
+
 def settings_from_command_line(
     settings_type: type[S],
     prog: str,
     summary: str,
     argv: list[str] | None = None,
-    prints: Mapping[str, tuple[str, Callable[[S], str]]] = MappingProxyType({}),
+    actions: Mapping[str, "Action[S]"] = MappingProxyType({}),
 ) -> S:
     """Reads `--config FILE`, `--print-config` and `--help`, and returns the settings in force.
 
-    `prints` are more things to print of the settings: option, its help, and what gives the text. Exits with status 0
-    after printing, with status 2 and the reasons when settings are wrong.
+    `actions` are more things to do with the settings, by option. Exits with status 0 after one, with status 2 and the
+    reasons when settings are wrong.
     """
     parser = argparse.ArgumentParser(
         prog=prog,
@@ -176,8 +192,11 @@ def settings_from_command_line(
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file with settings")
     parser.add_argument("--print-config", action="store_true", help="print the settings in force as JSON and exit")
-    for option, (meaning, _) in prints.items():
-        parser.add_argument(option, action="store_true", help=f"{meaning} and exit")
+    for option, action in actions.items():
+        if action.metavar:
+            parser.add_argument(option, metavar=action.metavar, help=f"{action.meaning} and exit")
+        else:
+            parser.add_argument(option, action="store_const", const="", help=f"{action.meaning} and exit")
     arguments = parser.parse_args(argv)
     try:
         settings = load_settings(settings_type, arguments.config)
@@ -186,8 +205,9 @@ def settings_from_command_line(
     if arguments.print_config:
         sys.stdout.write(json.dumps(settings.model_dump(mode="json"), indent=2) + "\n")
         raise SystemExit(0)
-    for option, (_, text_of) in prints.items():
-        if getattr(arguments, option.removeprefix("--").replace("-", "_")):
-            sys.stdout.write(text_of(settings))
+    for option, action in actions.items():
+        value = getattr(arguments, option.removeprefix("--").replace("-", "_"))
+        if value is not None:
+            sys.stdout.write(action.text_of(settings, value))
             raise SystemExit(0)
     return settings

@@ -7,21 +7,21 @@ from redoma_kit.errors import StorageUnavailable
 from redoma_kit.logs import configure_logs
 from redoma_kit.polling import run_service
 from redoma_kit.server import AddressInUse
-from redoma_kit.settings import settings_from_command_line
+from redoma_kit.settings import Action, settings_from_command_line
 from redoma_tenant.errors import CannotStart
 from redoma_tenant.recovery import operator_key
 from redoma_tenant.server import SCHEMA, SERVICE, TenantServer
 from redoma_tenant.settings import TenantSettings
 
 PROG = "redoma-tenant"
-PRINTS = {
-    "--print-database-roles": (
+ACTIONS = {
+    "--print-database-roles": Action[TenantSettings](
         "print the SQL that prepares PostgreSQL for a login that may not make roles",
-        lambda settings: roles_script(settings.database_url, SCHEMA),
+        lambda settings, _: roles_script(settings.database_url, SCHEMA),
     ),
-    "--make-operator-key": (
+    "--make-operator-key": Action[TenantSettings](
         "make a key for an operator in the database, print it",
-        lambda settings: operator_key(settings, SCHEMA),
+        lambda settings, _: operator_key(settings, SCHEMA),
     ),
 }
 
@@ -44,7 +44,7 @@ def run() -> None:
     """Runs the service; exits with status 1 and one sentence if it can't start."""
     try:
         settings = settings_from_command_line(
-            TenantSettings, PROG, "Keeps tenants and API keys, and lets callers in at the edge.", prints=PRINTS
+            TenantSettings, PROG, "Keeps tenants and API keys, and lets callers in at the edge.", actions=ACTIONS
         )
         run_service(serve(settings))
     except (CannotStart, SchemaNotReady, AddressInUse, OSError, StorageUnavailable) as error:

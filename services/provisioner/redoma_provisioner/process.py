@@ -1,0 +1,49 @@
+"""The provisioner's process: settings, logs, start, and its exit status."""
+
+import sys
+
+from redoma_kit.database import SchemaNotReady, roles_script
+from redoma_kit.errors import StorageUnavailable
+from redoma_kit.logs import configure_logs
+from redoma_kit.polling import run_service
+from redoma_kit.server import AddressInUse
+from redoma_kit.settings import Action, settings_from_command_line
+from redoma_provisioner.errors import CannotStart
+from redoma_provisioner.server import SCHEMA, SERVICE, open_server
+from redoma_provisioner.settings import ProvisionerSettings
+
+PROG = "redoma-provisioner"
+ACTIONS = {
+    "--print-database-roles": Action[ProvisionerSettings](
+        "print the SQL that prepares PostgreSQL for a login that may not make roles",
+        lambda settings, _: roles_script(settings.database_url, SCHEMA),
+    ),
+}
+
+
+async def serve(settings: ProvisionerSettings) -> None:
+    """Serves until told to stop.
+
+    Raises:
+        CannotStart: Something the service needs can't be used.
+        SchemaNotReady: The database can't be brought up to date.
+        AddressInUse: The address can't be bound.
+        OSError: A file of the service's identity can't be read.
+    """
+    server = open_server(settings, configure_logs(settings.log, SERVICE))
+    await server.start()
+    await server.serve_until_stopped()
+
+
+def run() -> None:
+    """Runs the service; exits with status 1 and one sentence if it can't start."""
+    try:
+        settings = settings_from_command_line(
+            ProvisionerSettings,
+            PROG,
+            "Keeps the network of sites, and serves the Envoys what they need.",
+            actions=ACTIONS,
+        )
+        run_service(serve(settings))
+    except (CannotStart, SchemaNotReady, AddressInUse, OSError, StorageUnavailable) as error:
+        sys.exit(f"{PROG}: {error}")
