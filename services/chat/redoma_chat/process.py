@@ -1,6 +1,7 @@
 """The chat service's process: settings, logs, start, and its exit status."""
 
 import sys
+from collections.abc import Mapping
 
 import structlog
 
@@ -14,8 +15,8 @@ from redoma_kit.polling import SWITCH_INTERVAL_S, run_service
 from redoma_kit.server import AddressInUse
 from redoma_kit.settings import Action, settings_from_command_line
 
-ACTIONS = {
-    "--print-database-roles": Action[ChatSettings](
+ACTIONS: Mapping[str, Action[ChatSettings]] = {
+    "--print-database-roles": Action(
         "print the SQL that prepares PostgreSQL for a login that may not make roles",
         lambda settings, _: roles_script(settings.database_url, SCHEMA),
     )

@@ -1,6 +1,7 @@
 """The provisioner's process: settings, logs, start, and its exit status."""
 
 import sys
+from collections.abc import Mapping
 
 from redoma_kit.database import SchemaNotReady, roles_script
 from redoma_kit.errors import StorageUnavailable
@@ -13,8 +14,8 @@ from redoma_provisioner.server import SCHEMA, SERVICE, open_server
 from redoma_provisioner.settings import ProvisionerSettings
 
 PROG = "redoma-provisioner"
-ACTIONS = {
-    "--print-database-roles": Action[ProvisionerSettings](
+ACTIONS: Mapping[str, Action[ProvisionerSettings]] = {
+    "--print-database-roles": Action(
         "print the SQL that prepares PostgreSQL for a login that may not make roles",
         lambda settings, _: roles_script(settings.database_url, SCHEMA),
     ),

@@ -1,6 +1,7 @@
 """The tenant service's process: settings, logs, start, and its exit status."""
 
 import sys
+from collections.abc import Mapping
 
 from redoma_kit.database import SchemaNotReady, roles_script
 from redoma_kit.errors import StorageUnavailable
@@ -14,12 +15,12 @@ from redoma_tenant.server import SCHEMA, SERVICE, TenantServer
 from redoma_tenant.settings import TenantSettings
 
 PROG = "redoma-tenant"
-ACTIONS = {
-    "--print-database-roles": Action[TenantSettings](
+ACTIONS: Mapping[str, Action[TenantSettings]] = {
+    "--print-database-roles": Action(
         "print the SQL that prepares PostgreSQL for a login that may not make roles",
         lambda settings, _: roles_script(settings.database_url, SCHEMA),
     ),
-    "--make-operator-key": Action[TenantSettings](
+    "--make-operator-key": Action(
         "make a key for an operator in the database, print it",
         lambda settings, _: operator_key(settings, SCHEMA),
     ),
