@@ -34,6 +34,11 @@ regenerate() {
     echo "gen/ is not what the protos give. Run: make gen"
     return 1
   fi
+  types=services/provisioner/redoma_provisioner/edge/envoy_types.binpb
+  if ! cmp "$types" "build/regenerated/$types"; then
+    echo "$types is not what Envoy's protos give. Run: make gen"
+    return 1
+  fi
 }
 
 # The commit whose protos must not be broken: where this branch left main, or the commit before when this is main itself.

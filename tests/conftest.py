@@ -11,11 +11,13 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from redoma_cli.local.pki import SITES, DevelopmentAuthority, public_jwk
+from redoma_cli.local.pki import PUBLIC_SERVICES, DevelopmentAuthority, public_jwk
 from redoma_kit.identity import ALGORITHM, ISSUER, METADATA_KEY
 from redoma_kit.settings import TlsSettings
 
 pytest_plugins = ["tests.fakes.postgres"]
+# The services of a public site, and of a private one that the same authority made certificates for.
+SITES = {**PUBLIC_SERVICES, "model": "private", "gateway": "private"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ class TestPki:
 @pytest.fixture(scope="session")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> TestPki:
     """A throw-away authority for the session."""
-    authority = DevelopmentAuthority(tmp_path_factory.mktemp("pki"))
+    authority = DevelopmentAuthority(tmp_path_factory.mktemp("pki"), services=SITES)
     authority.ensure()
     signing_key = load_pem_private_key(authority.signing_key.read_bytes(), password=None)
     assert isinstance(signing_key, Ed25519PrivateKey)

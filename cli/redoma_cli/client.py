@@ -15,6 +15,9 @@ from redoma.chat.v1.conversation_pb2_grpc import ConversationServiceStub
 from redoma.chat.v1.message_pb2_grpc import ChatServiceStub
 from redoma.chat.v1.openai_pb2_grpc import OpenAIServiceStub
 from redoma.model.v1.engine_pb2_grpc import EngineServiceStub
+from redoma.provisioner.v1.edge_pb2_grpc import EdgeServiceStub
+from redoma.provisioner.v1.network_pb2_grpc import NetworkServiceStub
+from redoma.provisioner.v1.operation_pb2_grpc import OperationServiceStub
 from redoma.tenant.v1.api_key_pb2_grpc import ApiKeyServiceStub
 from redoma.tenant.v1.audit_pb2_grpc import AuditServiceStub
 from redoma.tenant.v1.privacy_pb2_grpc import PrivacyServiceStub
@@ -115,6 +118,9 @@ class EdgeClient:
         self.privacy = PrivacyServiceStub(channel)
         self.quotas = QuotaServiceStub(channel)
         self.engine = EngineServiceStub(channel)
+        self.network = NetworkServiceStub(channel)
+        self.operations = OperationServiceStub(channel)
+        self.proxies = EdgeServiceStub(channel)
         self.usage = UsageServiceStub(channel)
         self.audit = AuditServiceStub(channel)
 

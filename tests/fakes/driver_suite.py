@@ -45,6 +45,8 @@ class Ability(Enum):
     """`put_foreign` makes resources by another's hand."""
     REFUSE = auto()
     """`refuse` makes what carries the network refuse what is wanted."""
+    REFUSE_ONE = auto()
+    """What carries the network can refuse one resource and take the others."""
     TAKE_AWAY = auto()
     """`take_away` and `bring_back` make it unreachable for the drivers."""
     CALL = auto()
@@ -113,9 +115,9 @@ class DriverLab(Protocol):
         """Lists those that are there by name, with their versions (FOREIGN)."""
         ...
 
-    async def refuse(self, words: str) -> None:
-        """Makes what carries the network refuse the next things that the public site wants, in these words; empty ends
-        it (REFUSE)."""
+    async def refuse(self, words: str, routing_key: str) -> None:
+        """Makes what carries the network refuse a listener of the public site, in these words, and with it all else
+        where it can't tell them apart; empty words end it (REFUSE)."""
         ...
 
     async def take_away(self) -> None:
@@ -368,16 +370,32 @@ async def a_refusal_is_told_with_its_words(lab: DriverLab) -> None:
     ends = await join(lab)
     former = (ends.wanted_here, ends.wanted_there)
     words = "quota of listeners is used up"
-    await lab.refuse(words)
     lonely = DesiredListener(f"{ends.site}.model-8", ends.site)
+    await lab.refuse(words, lonely.routing_key)
     ends.wanted_here = replace(ends.wanted_here, listeners=(*ends.wanted_here.listeners, lonely))
     with pytest.raises(DriverRefused, match=words):
         await ends.public.apply(ends.wanted_here)
-    await lab.refuse("")
+    await lab.refuse("", lonely.routing_key)
     await ends.public.apply(ends.wanted_here)
     ends.wanted_here, ends.wanted_there = former
     await ends.apply()
     await comes_true(lab, ends.is_linked, "linked as before")
+
+
+async def a_refused_one_does_not_hold_up_the_others(lab: DriverLab) -> None:
+    """What is wanted beside what is refused is made all the same, and the refused one says why it is not."""
+    ends = await join(lab)
+    words, refused = "quota of listeners is used up", f"{ends.site}.model-8"
+    await lab.refuse(words, refused)
+    (former,) = [one.routing_key for one in ends.wanted_here.listeners if "model" in one.routing_key]
+    more = (DesiredListener(refused, ends.site), DesiredListener(f"{ends.site}.model-9", ends.site))
+    ends.wanted_here = replace(ends.wanted_here, listeners=(*more, *ends.wanted_here.listeners))
+    with pytest.raises(DriverRefused, match=words):
+        await ends.public.apply(ends.wanted_here)
+    seen = (await ends.seen_here()).listeners
+    assert holds(seen[refused].conditions, "Configured") is not True
+    assert holds(seen[f"{ends.site}.model-9"].conditions, "Configured") is True
+    assert holds(seen[former].conditions, "Configured") is True
 
 
 async def what_is_away_is_told_and_comes_back(lab: DriverLab) -> None:
@@ -459,6 +477,7 @@ NEEDS: Mapping[Case, frozenset[Ability]] = {
     a_site_no_longer_admitted_is_cut: frozenset(),
     a_listener_without_a_connector_says_so: frozenset({Ability.MATCH}),
     a_refusal_is_told_with_its_words: frozenset({Ability.REFUSE}),
+    a_refused_one_does_not_hold_up_the_others: frozenset({Ability.REFUSE, Ability.REFUSE_ONE}),
     what_is_away_is_told_and_comes_back: frozenset({Ability.TAKE_AWAY}),
     ten_joins_and_leaves_leave_nothing: frozenset(),
     two_sites_are_apart: frozenset(),

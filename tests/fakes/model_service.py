@@ -215,7 +215,7 @@ def embedding_of(passage: str | tuple[int, ...]) -> tuple[float, float, float]:
 async def abort(context: Any, step: Fail) -> None:
     """Ends a call as a Redoma service does, or without details where the step names no reason."""
     if not step.reason:
-        await context.abort(step.code, "the fake fails")
+        await context.abort(step.code, step.message or "the fake fails")
     status = status_pb2.Status(code=step.code.value[0], message=step.message or f"the fake says {step.reason}")
     details: list[Any] = [
         error_details_pb2.ErrorInfo(reason=step.reason, domain="redoma", metadata=dict(step.metadata))

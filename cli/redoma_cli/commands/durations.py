@@ -24,3 +24,14 @@ def duration_text(length: timedelta) -> str:
     seconds = int(length.total_seconds())
     unit = next(unit for unit in ("d", "h", "m", "s") if seconds % UNITS_S[unit] == 0)
     return f"{seconds // UNITS_S[unit]}{unit}"
+
+
+def short_duration(seconds: float) -> str:
+    """Gives a duration to its first two units, such as 3 h 12 min."""
+    whole = max(0, int(seconds))
+    days, hours, minutes = whole // 86_400, whole // 3_600 % 24, whole // 60 % 60
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"

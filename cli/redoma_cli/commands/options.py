@@ -30,3 +30,12 @@ YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do it without aski
 EtagOption = Annotated[
     str, typer.Option("--etag", help="Refuse if it was changed since; `--json` shows the etag of what there is.")
 ]
+VanAddressOption = Annotated[
+    str,
+    typer.Option(
+        "--van-address",
+        envvar="REDOMA_VAN_ADDRESS",
+        metavar="HOST:PORT",
+        help="With --site public: where private sites reach this machine; put into tokens.",
+    ),
+]

@@ -14,8 +14,47 @@ PRIVATE_FILE = 0o600
 
 
 @dataclass(frozen=True, slots=True)
+class PrivateHome:
+    """The layout of the private site's part of $REDOMA_HOME."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """Settings of each of its processes."""
+        return self.root / "config"
+
+    @property
+    def data(self) -> Path:
+        """Databases."""
+        return self.root / "data"
+
+    @property
+    def membership(self) -> Path:
+        """Keys, certificates, the trust bundle and the state of joining: what makes it part of a network."""
+        return self.root / "membership"
+
+    @property
+    def run(self) -> Path:
+        """Sockets: worth nothing once nothing runs."""
+        return self.root / "run"
+
+    def create(self) -> None:
+        """Makes the directories, closed to other users.
+
+        Raises:
+            OSError: A directory can't be made.
+        """
+        for directory in (self.root, self.config, self.data, self.membership, self.run):
+            directory.mkdir(mode=PRIVATE_DIRECTORY, parents=True, exist_ok=True)
+
+
+@dataclass(frozen=True, slots=True)
 class Home:
-    """The layout of $REDOMA_HOME. Everything in it is the owner's alone."""
+    """The layout of $REDOMA_HOME. Everything in it is the owner's alone.
+
+    What is not in `private` is the public site's or both sites'.
+    """
 
     root: Path
 
@@ -53,6 +92,11 @@ class Home:
     def run(self) -> Path:
         """Process ids, locks, sockets: worth nothing once nothing runs."""
         return self.root / "run"
+
+    @property
+    def private(self) -> PrivateHome:
+        """The private site's part."""
+        return PrivateHome(self.root / "private")
 
     @property
     def demo_file(self) -> Path:

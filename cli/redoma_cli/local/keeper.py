@@ -49,7 +49,7 @@ class Keeper:
         log_file: Path,
         run_directory: Path,
         journal: Journal,
-        open_probe: Callable[[ProbeSpec], Probe],
+        open_probe: Callable[[ProbeSpec, Path], Probe],
         say: Callable[[str], None],
         clock: Callable[[], float],
         times: KeeperTimes,
@@ -118,7 +118,9 @@ class Keeper:
     def _start(self, spec: ProcessSpec) -> RunningProcess | None:
         try:
             self._ensure_run_directory()
-            process = RunningProcess.start(spec.argv, spec.env, self._run_directory, self._log_file)
+            directory = spec.working_directory(self._run_directory)
+            directory.mkdir(mode=PRIVATE_DIRECTORY, parents=True, exist_ok=True)
+            process = RunningProcess.start(spec.argv, spec.env, directory, self._log_file)
         except OSError as error:
             self._say(f"{spec.name}: can't be started: {error}")
             return None
@@ -137,7 +139,7 @@ class Keeper:
     def _watch(self, spec: ProcessSpec, process: RunningProcess) -> bool:
         """Watches until the process has ended (True), or is to be let go or replaced (False)."""
         try:
-            probe = self._open_probe(spec.probe)
+            probe = self._open_probe(spec.probe, spec.working_directory(self._run_directory))
         except OSError as error:
             self._say(f"{spec.name}: can't be asked how it is: {error}")
             self._journal.record(spec.name, State.SILENT, process.identity, self._restarts)

@@ -1,4 +1,4 @@
-"""The development authority: a certificate for each process, and the key that signs identities.
+"""The development authority: a certificate for each process of a public site, and the key that signs identities.
 
 Real deployments get theirs from the provisioner or cert-manager; this one exists so that one machine needs neither, and
 still speaks nothing but mutual TLS.
@@ -8,10 +8,12 @@ import base64
 import hashlib
 import json
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -29,7 +31,10 @@ RENEW_BEFORE = timedelta(days=30)
 CONTENT_KEY_BYTES = 32
 # Clocks of two machines, or of one before and after it was set, differ a little.
 BACKDATE = timedelta(minutes=5)
-SITES = {"tenant": "public", "chat": "public", "edge": "public", "supervisor": "public", "model": "private"}
+PUBLIC_SITE = "public"
+PUBLIC_SERVICES = dict.fromkeys(("tenant", "chat", "edge", "egress", "provisioner", "supervisor"), PUBLIC_SITE)
+# A private site gets its certificates by joining. Those that were made here for it must not lie about.
+RETIRED_SERVICES = ("model",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,22 +59,50 @@ class IdentityFiles:
         return self.directory / "tls.key"
 
 
-def server_name(service: str) -> str:
+def server_name(service: str, site: str = PUBLIC_SITE) -> str:
     """The DNS name in a service's certificate, which its callers check."""
-    return f"{service}.{SITES[service]}.redoma"
+    return f"{service}.{site}.redoma"
 
 
-def spiffe_id(service: str) -> str:
-    """The URI name in a service's certificate, which its callers and its servers check."""
-    return policy.spiffe_id(SITES[service], service)
+def certificate_expiry(files: IdentityFiles) -> datetime:
+    """When a certificate expires.
+
+    Raises:
+        OSError: There is none.
+        ValueError: It can't be read, or its key is another's.
+    """
+    certificate = x509.load_pem_x509_certificate(files.certificate.read_bytes())
+    key = serialization.load_pem_private_key(files.key.read_bytes(), password=None)
+    if key.public_key() != certificate.public_key():
+        raise ValueError(f"{files.key} is not the key of {files.certificate}")
+    return certificate.not_valid_after_utc
 
 
 class DevelopmentAuthority:
-    """Makes what is missing, damaged or about to expire under `directory`, and leaves the rest as it is."""
+    """Makes what is missing, damaged or about to expire under `directory`, and leaves the rest as it is.
 
-    def __init__(self, directory: Path, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    `services` says which have an identity, and of which site.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        services: Mapping[str, str] = MappingProxyType(PUBLIC_SERVICES),
+    ) -> None:
         self._directory = directory
         self._now = now
+        self._services = services
+
+    @property
+    def certificate(self) -> Path:
+        """The authority's own certificate, PEM."""
+        return self._directory / "ca.crt"
+
+    @property
+    def key(self) -> Path:
+        """The authority's private key, PEM, on P-256."""
+        return self._directory / "ca.key"
 
     @property
     def signing_key(self) -> Path:
@@ -91,14 +124,16 @@ class DevelopmentAuthority:
         return IdentityFiles(self._directory / service)
 
     def ensure(self) -> None:
-        """Makes the authority, an identity for each service of SITES, the signing key, its key set and the content key.
+        """Makes the authority, an identity for each service, the signing key, its key set and the content key.
 
         Raises:
             OSError: A file can't be read or written.
         """
         authority_key, authority = self._ensure_authority()
-        for service in SITES:
+        for service in self._services:
             self._ensure_identity(service, authority_key, authority)
+        for service in set(RETIRED_SERVICES) - set(self._services):
+            shutil.rmtree(self._directory / service, ignore_errors=True)
         self._ensure_signing_key()
         if not self.content_key.exists():
             # Never made anew, whatever is in it: what it wrapped would be lost.
@@ -111,16 +146,10 @@ class DevelopmentAuthority:
             OSError: There is none.
             ValueError: It can't be read, or its key is another's.
         """
-        files = self.identity(service)
-        certificate = x509.load_pem_x509_certificate(files.certificate.read_bytes())
-        key = serialization.load_pem_private_key(files.key.read_bytes(), password=None)
-        if key.public_key() != certificate.public_key():
-            raise ValueError(f"{files.key} is not the key of {files.certificate}")
-        return certificate.not_valid_after_utc
+        return certificate_expiry(self.identity(service))
 
     def _ensure_authority(self) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
-        key_file, certificate_file = self._directory / "ca.key", self._directory / "ca.crt"
-        kept_key, kept = _read_key(key_file), _read_certificate(certificate_file)
+        kept_key, kept = _read_key(self.key), _read_certificate(self.certificate)
         if (
             isinstance(kept_key, ec.EllipticCurvePrivateKey)
             and kept is not None
@@ -137,8 +166,8 @@ class DevelopmentAuthority:
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
             .sign(key, hashes.SHA256())
         )
-        write_private(key_file, _pem(key))
-        write_private(certificate_file, certificate.public_bytes(serialization.Encoding.PEM))
+        write_private(self.key, _pem(key))
+        write_private(self.certificate, certificate.public_bytes(serialization.Encoding.PEM))
         return key, certificate
 
     def _ensure_identity(
@@ -158,8 +187,10 @@ class DevelopmentAuthority:
             return
         files.directory.mkdir(mode=PRIVATE_DIRECTORY, exist_ok=True)
         key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{service} of {SITES[service]}")])
-        names = [x509.UniformResourceIdentifier(spiffe_id(service)), x509.DNSName(server_name(service))]
+        site = self._services[service]
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{service} of {site}")])
+        uri = x509.UniformResourceIdentifier(policy.spiffe_id(site, service))
+        names = [uri, x509.DNSName(server_name(service, site))]
         usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
         certificate = (
             self._builder(subject, authority.subject, key.public_key(), LEAF_LIFETIME)

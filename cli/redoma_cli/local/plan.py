@@ -2,15 +2,21 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 from redoma_cli.local.home import Home, write_private
 
-# The order in which a site is taken down: who calls before who is called.
-STOP_ORDER = ("edge", "chat", "tenant", "model")
+PUBLIC, PRIVATE = "public", "private"
+PUBLIC_PROCESSES = ("edge", "chat", "tenant", "egress", "provisioner")
+PRIVATE_PROCESSES = ("gateway", "model", "private-provisioner")
+PROXIES = ("edge", "egress", "gateway")
+# The order in which both sites are taken down: who calls before who is called.
+STOP_ORDER = PUBLIC_PROCESSES + PRIVATE_PROCESSES
+# The same of a private site alone, where nothing but the model can let running answers finish.
+PRIVATE_STOP_ORDER = ("model", "gateway", "private-provisioner")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,13 +25,16 @@ class ProbeSpec:
 
     Attributes:
         kind: `grpc` asks the gRPC health service over mutual TLS; `envoy` asks Envoy's admin interface.
-        address: host:port for `grpc`; the name of a Unix socket in the run directory for `envoy`.
+        address: host:port or unix:NAME for `grpc`; the name of a Unix socket for `envoy`. Sockets are in the process's
+            working directory.
         server_name: The DNS name the process's certificate must carry; unused for `envoy`.
+        identity: Directory with the certificate and key to ask with; unused for `envoy`.
     """
 
     kind: Literal["grpc", "envoy"]
     address: str
     server_name: str = ""
+    identity: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +47,7 @@ class ProcessSpec:
         env: Its whole environment.
         probe: How to ask whether it lives.
         fingerprint: Changes when the process must be started anew to follow a changed configuration.
+        directory: Its working directory; empty is the home's run directory.
     """
 
     name: str
@@ -45,6 +55,27 @@ class ProcessSpec:
     env: Mapping[str, str]
     probe: ProbeSpec
     fingerprint: str
+    directory: str = ""
+
+    def working_directory(self, default: Path) -> Path:
+        """Gives its working directory; `default` is the home's run directory."""
+        return Path(self.directory) if self.directory else default
+
+    @property
+    def site(self) -> str:
+        """The site it belongs to."""
+        return site_of(self.name)
+
+
+def site_of(process: str) -> str:
+    """Gives the site that a process of that name belongs to."""
+    return PRIVATE if process in PRIVATE_PROCESSES else PUBLIC
+
+
+def stop_order(running: Collection[str]) -> tuple[str, ...]:
+    """Gives the order in which these processes end."""
+    order = STOP_ORDER if any(site_of(name) == PUBLIC for name in running) else PRIVATE_STOP_ORDER
+    return tuple(name for name in order if name in running)
 
 
 def fingerprint(argv: Sequence[str], settings: Mapping[str, str], files: Sequence[Path]) -> str:
@@ -67,11 +98,6 @@ def plan_file(home: Home) -> Path:
 def pid_file(home: Home, name: str) -> Path:
     """Where the process of that name is recorded."""
     return home.run / f"{name}.pid"
-
-
-def edge_config_file(home: Home) -> Path:
-    """Where Envoy's configuration lies."""
-    return home.config / "envoy.json"
 
 
 def log_file(home: Home, name: str) -> Path:
@@ -103,6 +129,7 @@ def read_plan(home: Home) -> list[ProcessSpec]:
                 env=dict(entry["env"]),
                 probe=ProbeSpec(**entry["probe"]),
                 fingerprint=str(entry["fingerprint"]),
+                directory=str(entry.get("directory", "")),
             )
             for entry in json.loads(plan_file(home).read_text())
         ]

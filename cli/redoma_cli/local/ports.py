@@ -22,12 +22,12 @@ def port_is_free(port: int) -> bool:
     return bind_error(port) is None
 
 
-def bind_error(port: int) -> OSError | None:
-    """Says why a server can't listen on `port` of the loopback interface now; None when it can."""
+def bind_error(port: int, host: str = LOOPBACK) -> OSError | None:
+    """Says why a server can't listen on `port` of an interface now, loopback's by default; None when it can."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((LOOPBACK, port))
+            probe.bind((host, port))
         except OSError as error:
             return error
     return None

@@ -14,6 +14,7 @@ from redoma_cli.local.pki import IdentityFiles
 from redoma_cli.local.plan import ProbeSpec
 
 TIMEOUT_S = 2.0
+UNIX = "unix:"
 
 
 class Answer(enum.Enum):
@@ -35,25 +36,52 @@ class Probe(Protocol):
 
 
 class GrpcProbe:
-    """Asks the gRPC health service over mutual TLS, as the supervisor."""
+    """Asks the gRPC health service over mutual TLS, as the supervisor, with the identity that lies there now."""
 
-    def __init__(self, address: str, server_name: str, identity: IdentityFiles) -> None:
+    def __init__(self, spec: ProbeSpec, run_directory: Path) -> None:
+        self._spec = spec
+        self._identity = IdentityFiles(Path(spec.identity))
+        self._run_directory = run_directory
+        self._seen: tuple[int, int] = (0, 0)
+        self._directory = -1
+        self._channel: grpc.Channel | None = None
+        self._stub = self._open()
+
+    def _open(self) -> health_pb2_grpc.HealthStub:
+        identity = self._identity
+        seen = _version_of(identity.certificate)
         credentials = grpc.ssl_channel_credentials(
             identity.ca.read_bytes(), identity.key.read_bytes(), identity.certificate.read_bytes()
         )
         options = [
-            ("grpc.ssl_target_name_override", server_name),
+            ("grpc.ssl_target_name_override", self._spec.server_name),
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.min_reconnect_backoff_ms", 500),
             ("grpc.max_reconnect_backoff_ms", 500),
             ("grpc.use_local_subchannel_pool", 1),
             ("grpc.enable_http_proxy", 0),
         ]
-        self._channel = grpc.secure_channel(address, credentials, options=options)
-        self._stub = health_pb2_grpc.HealthStub(self._channel)
+        self.close()
+        self._channel = grpc.secure_channel(self._target(), credentials, options=options)
+        self._seen = seen
+        return health_pb2_grpc.HealthStub(self._channel)
+
+    def _target(self) -> str:
+        name = self._spec.address.removeprefix(UNIX)
+        if name == self._spec.address:
+            return name
+        # A socket's whole path may have 107 bytes; through a descriptor of its directory it is always short.
+        self._directory = os.open(self._run_directory, os.O_PATH | os.O_DIRECTORY)
+        return f"{UNIX}/proc/self/fd/{self._directory}/{name}"
 
     def ask(self) -> Answer:
         """Gives READY when the service as a whole is SERVING, NOT_READY for any other answer."""
+        try:
+            # A certificate that was replaced may be refused soon.
+            if _version_of(self._identity.certificate) != self._seen:
+                self._stub = self._open()
+        except OSError:
+            pass
         try:
             response = self._stub.Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT_S)
         except grpc.RpcError as error:
@@ -66,7 +94,12 @@ class GrpcProbe:
 
     def close(self) -> None:
         """Closes the channel."""
-        self._channel.close()
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+        if self._directory >= 0:
+            os.close(self._directory)
+            self._directory = -1
 
 
 class EnvoyProbe:
@@ -115,7 +148,14 @@ class EnvoyAdmin:
         Raises:
             OSError: Nobody answers.
         """
-        name = "http.edge.downstream_rq_active"
+        return self.stat("http.edge.downstream_rq_active")
+
+    def stat(self, name: str) -> int:
+        """Gives a number that Envoy keeps; 0 for one that it does not keep.
+
+        Raises:
+            OSError: Nobody answers.
+        """
         _, body = self.request("GET", f"/stats?filter=^{name}$")
         values = [line.split(":")[1] for line in body.splitlines() if line.startswith(f"{name}:")]
         return int(values[0]) if values else 0
@@ -139,12 +179,18 @@ class _UnixConnection(http.client.HTTPConnection):
             os.close(directory)
 
 
-def open_probe(spec: ProbeSpec, run_directory: Path, supervisor: IdentityFiles) -> Probe:
-    """Makes the probe that `spec` describes.
+def _version_of(file: Path) -> tuple[int, int]:
+    """Tells one content of a file from another, by its inode and when it was written."""
+    status = file.stat()
+    return status.st_ino, status.st_mtime_ns
+
+
+def open_probe(spec: ProbeSpec, run_directory: Path) -> Probe:
+    """Makes the probe that `spec` describes; `run_directory` is the working directory of the process.
 
     Raises:
-        OSError: The supervisor's identity can't be read.
+        OSError: The identity to ask with can't be read.
     """
     if spec.kind == "envoy":
         return EnvoyProbe(EnvoyAdmin(run_directory / spec.address))
-    return GrpcProbe(spec.address, spec.server_name, supervisor)
+    return GrpcProbe(spec, run_directory)

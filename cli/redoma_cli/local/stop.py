@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from redoma_cli.local.home import Home
-from redoma_cli.local.plan import STOP_ORDER, pid_file
+from redoma_cli.local.plan import STOP_ORDER, pid_file, stop_order
 from redoma_cli.local.probe import EnvoyAdmin
 from redoma_cli.local.process import PidFile, ProcessIdentity, RunningProcess, await_unlisted
 from redoma_cli.local.state import state_file
 
-ADMIN_SOCKET = "edge.sock"
+# Of the edge; the other Envoys' are named so too.
+ADMIN_SOCKET = "edge-admin.sock"
 # How long a process without work may take to end before it is killed.
 LEAST_GRACE_S = 5.0
 POLL_S = 0.1
@@ -39,7 +40,7 @@ class SiteStopper:
         deadline = self.clock() + grace_s
         ended: list[ProcessIdentity] = []
         self.wake()
-        for name in STOP_ORDER:
+        for name in stop_order([name for name in STOP_ORDER if pid_file(self.home, name).exists()]):
             record = PidFile(pid_file(self.home, name))
             entry = record.read()
             process = RunningProcess.adopt(entry[0]) if entry else None

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from redoma_cli.local.home import PRIVATE_FILE, Home
 from redoma_cli.local.keeper import Keeper, KeeperTimes
-from redoma_cli.local.pki import DevelopmentAuthority
-from redoma_cli.local.plan import ProcessSpec, log_file, pid_file, read_plan
+from redoma_cli.local.plan import ProcessSpec, fingerprint, log_file, pid_file, read_plan
 from redoma_cli.local.probe import open_probe
 from redoma_cli.local.process import PidFile, ProcessIdentity, current_identity, start_ticks
+from redoma_cli.local.service import program_files
 from redoma_cli.local.state import Journal, state_file
 from redoma_cli.local.stop import SiteStopper
 
@@ -55,6 +55,7 @@ class Supervisor:
         self._keepers: dict[str, Keeper] = {}
         self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._lock = -1
+        self._program = program_digest()
 
     def run(self) -> None:
         """Supervises until a signal ends it; returns at once when another supervisor of this home runs.
@@ -69,7 +70,7 @@ class Supervisor:
         for number in (RELOAD, STEP_ASIDE, *ENDINGS):
             signal.signal(number, lambda received, _frame: self._signals.put(received))
         record = PidFile(pid_file(self._home, NAME))
-        record.write(current_identity(), "")
+        record.write(current_identity(), self._program)
         try:
             self._reload()
             self._obey()
@@ -119,14 +120,14 @@ class Supervisor:
     def _keep_place(self) -> bool:
         """Makes its record anew where it was taken away or spoiled; says whether it is still the only supervisor."""
         record = PidFile(pid_file(self._home, NAME))
-        if record.read() == (current_identity(), ""):
+        if record.read() == (current_identity(), self._program):
             return True
         try:
             self._home.create()
             if not self._holds_lock_file() and not self._hold_lock():
                 self._say("another supervisor has taken over")
                 return False
-            record.write(current_identity(), "")
+            record.write(current_identity(), self._program)
         except OSError as error:
             self._say(f"it can't be recorded: {error}")
         return True
@@ -141,14 +142,13 @@ class Supervisor:
                 self._keepers[name] = self._keep(spec)
 
     def _keep(self, spec: ProcessSpec) -> Keeper:
-        supervisor = DevelopmentAuthority(self._home.pki).identity(NAME)
         keeper = Keeper(
             spec=spec,
             pid_file=PidFile(pid_file(self._home, spec.name)),
             log_file=log_file(self._home, spec.name),
             run_directory=self._home.run,
             journal=self._journal,
-            open_probe=lambda probe: open_probe(probe, self._home.run, supervisor),
+            open_probe=open_probe,
             say=self._say,
             clock=self._clock,
             times=self._times,
@@ -183,6 +183,17 @@ def bound_log(file: Path, largest_bytes: int) -> None:
         return
     shutil.copyfile(file, file.with_name(f"{file.name}.1"))
     os.truncate(file, 0)
+
+
+def program_digest() -> str:
+    """Gives a digest of the supervisor's own program."""
+    return fingerprint((), {}, program_files(("redoma_cli.local",)))
+
+
+def follows_this_program(home: Home) -> bool:
+    """Whether the supervisor that is recorded was started from the program as it is."""
+    record = PidFile(pid_file(home, NAME)).read()
+    return record is not None and record[1] == program_digest()
 
 
 def running_supervisor(home: Home) -> ProcessIdentity | None:

@@ -1,4 +1,4 @@
-"""Brings a site up: starts or adopts its processes and waits until every one is ready."""
+"""Brings processes up: starts or adopts those of a plan and waits until every one is ready."""
 
 import errno
 import http.client
@@ -14,15 +14,18 @@ from pathlib import Path
 
 from redoma_cli.client import DEFAULT_PORT
 from redoma_cli.errors import CliError
-from redoma_cli.local.edge import edge_port
 from redoma_cli.local.home import Home
-from redoma_cli.local.plan import ProcessSpec, edge_config_file, log_file, pid_file, read_plan, write_plan
+from redoma_cli.local.options import DEFAULT_VAN_PORT
+from redoma_cli.local.plan import STOP_ORDER, ProcessSpec, log_file, pid_file, read_plan, write_plan
 from redoma_cli.local.ports import LOOPBACK, bind_error, next_free_port
 from redoma_cli.local.process import PidFile, ProcessIdentity, RunningProcess, holds_deleted_file
+from redoma_cli.local.public_site import configured_ports
 from redoma_cli.local.state import ProcessState, State, read_states, state_file
 from redoma_cli.local.supervisor import (
     RELOAD,
+    STEP_ASIDE,
     await_supervisor,
+    follows_this_program,
     running_supervisor,
     start_supervisor,
     supervised,
@@ -37,9 +40,69 @@ SUPERVISOR_STARTS = 3
 LAST_LINES = 3
 # What a process writes into a deleted file is lost anyway.
 DELETED_DATA_GRACE_S = 10.0
-MODEL, EDGE = "model", "edge"
+UNPLANNED_GRACE_S = 30.0
+MODEL, EDGE, EGRESS = "model", "edge", "egress"
 
 Progress = Callable[[Mapping[str, ProcessState]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class WantedPort:
+    """A port that this machine's sites listen on.
+
+    Attributes:
+        variable: The environment variable that chooses it.
+        port: The port.
+        host: The interface.
+        holder: The process of the site that listens there.
+        default: The port where nobody chose one.
+    """
+
+    variable: str
+    port: int
+    host: str
+    holder: str
+    default: int
+
+
+def edge_port_wanted(port: int) -> WantedPort:
+    """Gives the port of the edge."""
+    return WantedPort("REDOMA_PORT", port, LOOPBACK, EDGE, DEFAULT_PORT)
+
+
+def van_port_wanted(port: int, host: str) -> WantedPort:
+    """Gives the port where sites join and link."""
+    return WantedPort("REDOMA_VAN_PORT", port, host, EGRESS, DEFAULT_VAN_PORT)
+
+
+def check_port(home: Home, wanted: WantedPort) -> None:
+    """Raises CliError when the site can't listen on a port that it wants."""
+    if wanted.port == _port_of_running(home, wanted.holder):
+        return
+    error = bind_error(wanted.port, wanted.host)
+    if error is None:
+        return
+    if error.errno == errno.EACCES:
+        free = next_free_port(wanted.default - 1)
+        raise CliError(
+            f"Port {wanted.port} is not for ordinary users to listen on.",
+            f"Choose another: {wanted.variable}={free} make up",
+        )
+    raise CliError(
+        f"Port {wanted.port} is in use by another program{listener_of(wanted.port)}.",
+        f"End it, or choose another port: {wanted.variable}={next_free_port(wanted.port)} make up",
+    )
+
+
+def _port_of_running(home: Home, process: str) -> int | None:
+    """Gives the port that the edge or the egress listens on, if it runs."""
+    if PidFile(pid_file(home, process)).alive() is None:
+        return None
+    try:
+        edge, tunnels = configured_ports(home)
+    except (OSError, ValueError):
+        return None
+    return edge if process == EDGE else tunnels
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,50 +110,28 @@ class SiteStarter:
     """Starts the processes of a plan under a supervisor.
 
     Attributes:
-        home: Where the site lives.
-        port: The edge's port.
-        model_file: The model it serves, to name it when it can't be loaded.
+        home: Where they live.
+        model_file: The model that is served here, to name it when it can't be loaded; None where none is.
         clock: Seconds, monotonic.
         sleep: Waits that many seconds.
     """
 
     home: Home
-    port: int
-    model_file: Path
+    model_file: Path | None
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
 
-    def check_port(self) -> None:
-        """Raises CliError when the edge can't listen on its port."""
-        if self.port == self._port_of_running_edge():
-            return
-        error = bind_error(self.port)
-        if error is None:
-            return
-        if error.errno == errno.EACCES:
-            free = next_free_port(DEFAULT_PORT - 1)
-            raise CliError(
-                f"Port {self.port} is not for ordinary users to listen on.",
-                f"Choose another: REDOMA_PORT={free} make up",
-            )
-        raise CliError(
-            f"Port {self.port} is in use by another program{listener_of(self.port)}.",
-            f"End it, or choose another port: REDOMA_PORT={next_free_port(self.port)} make up",
-        )
-
-    def start(self, specs: list[ProcessSpec], progress: Progress) -> bool:
-        """Makes the plan run and waits until the edge and all behind it are ready.
+    def start(self, specs: list[ProcessSpec], progress: Progress, ready: Callable[[], bool]) -> bool:
+        """Makes the plan run and waits until every process is ready, and `ready` says so too.
 
         Returns:
             Whether it ran already, every process unchanged.
 
         Raises:
-            CliError: A process does not come up.
+            CliError: A process does not come up, or what `ready` raises.
             OSError: A file can't be written.
         """
-        supervisor = await_supervisor(self.home)
-        if supervisor is not None:
-            tell_supervisor(supervisor, signal.SIGCONT)
+        supervisor = self._willing_supervisor({spec.name for spec in specs})
         replaced = self._end_holders_of_deleted_data(specs)
         unchanged = supervisor is not None and self._unchanged(specs) and not replaced
         write_plan(self.home, specs)
@@ -100,33 +141,54 @@ class SiteStarter:
             supervisor = start_supervisor(self.home)
         elif not unchanged:
             tell_supervisor(supervisor, RELOAD)
-        self._await_ready(supervisor, specs, progress)
+        self._await_ready(supervisor, specs, progress, ready)
         return unchanged
+
+    def clear(self) -> None:
+        """Ends every process of this home, without waiting for what runs.
+
+        Raises:
+            OSError: The supervisor can't be signalled.
+        """
+        self._willing_supervisor(set())
+
+    def _willing_supervisor(self, planned: set[str]) -> ProcessIdentity | None:
+        """Gives the supervisor that runs, unless it is of another version or keeps what is not wanted any more.
+
+        One of these is made to step aside, and what is not planned ends, such as a private site that moved elsewhere.
+        """
+        supervisor = await_supervisor(self.home)
+        unplanned = [name for name in STOP_ORDER if name not in planned and PidFile(pid_file(self.home, name)).alive()]
+        if supervisor is not None and not unplanned and follows_this_program(self.home):
+            tell_supervisor(supervisor, signal.SIGCONT)
+            return supervisor
+        stop_supervisor(self.home, STEP_ASIDE, self.sleep)
+        for name in unplanned:
+            self._end(name, UNPLANNED_GRACE_S)
+            PidFile(pid_file(self.home, name)).remove()
+        return None
+
+    def _end(self, name: str, grace_s: float) -> None:
+        identity = PidFile(pid_file(self.home, name)).alive()
+        process = RunningProcess.adopt(identity) if identity else None
+        if process is None:
+            return
+        process.send(signal.SIGTERM)
+        process.send(signal.SIGCONT)
+        if not process.ended(grace_s):
+            process.send(signal.SIGKILL)
+            process.ended(grace_s)
+        process.close()
 
     def _end_holders_of_deleted_data(self, specs: list[ProcessSpec]) -> bool:
         """Ends processes whose database was deleted under them: started again they make a new one."""
         found = False
         for spec in specs:
             identity = PidFile(pid_file(self.home, spec.name)).alive()
-            process = RunningProcess.adopt(identity) if identity else None
-            if process is None:
-                continue
-            if holds_deleted_file(process.identity.pid, self.home.data):
-                process.send(signal.SIGTERM)
+            if identity is not None and lost_data(self.home, identity):
+                self._end(spec.name, DELETED_DATA_GRACE_S)
                 found = True
-                if not process.ended(DELETED_DATA_GRACE_S):
-                    process.send(signal.SIGKILL)
-                    process.ended(DELETED_DATA_GRACE_S)
-            process.close()
         return found
-
-    def _port_of_running_edge(self) -> int | None:
-        if PidFile(pid_file(self.home, EDGE)).alive() is None:
-            return None
-        try:
-            return edge_port(edge_config_file(self.home))
-        except (OSError, ValueError):
-            return None
 
     def _unchanged(self, specs: list[ProcessSpec]) -> bool:
         records = {spec.name: PidFile(pid_file(self.home, spec.name)).read() for spec in specs}
@@ -137,7 +199,13 @@ class SiteStarter:
             return False
         return alive == planned == {spec.name: spec.fingerprint for spec in specs}
 
-    def _await_ready(self, supervisor: ProcessIdentity, specs: list[ProcessSpec], progress: Progress) -> None:
+    def _await_ready(
+        self,
+        supervisor: ProcessIdentity,
+        specs: list[ProcessSpec],
+        progress: Progress,
+        ready: Callable[[], bool],
+    ) -> None:
         deadline = self.clock() + READY_TIMEOUT_S
         starts_left = SUPERVISOR_STARTS
         restarts_before = {name: state.restarts for name, state in read_states(self.home).items()}
@@ -147,7 +215,7 @@ class SiteStarter:
             if (
                 running_supervisor(self.home) is not None
                 and all(state.state is State.READY for state in states.values())
-                and edge_ready(self.port)
+                and ready()
             ):
                 return
             for name, state in states.items():
@@ -160,7 +228,7 @@ class SiteStarter:
                 starts_left -= 1
                 supervisor = start_supervisor(self.home)
             if self.clock() > deadline:
-                late = ", ".join(name for name, state in states.items() if state.state is not State.READY) or "the edge"
+                late = ", ".join(name for name, state in states.items() if state.state is not State.READY) or EDGE
                 raise self._failure(late.split(",")[0], f"Not ready after {READY_TIMEOUT_S:.0f} s: {late}.")
             self.sleep(POLL_S)
 
@@ -181,9 +249,14 @@ class SiteStarter:
     def _failure(self, name: str, sentence: str) -> CliError:
         said = last_words(tail(log_file(self.home, name), LAST_LINES))
         mend = f"Read its log: redoma logs {name}; stop what runs: redoma down"
-        if name == MODEL:
+        if name == MODEL and self.model_file is not None:
             mend = f"Check that {self.model_file} is a whole GGUF file of a kind llama.cpp knows. {mend}"
         return CliError(f"{sentence} It said last: {said}" if said else sentence, mend)
+
+
+def lost_data(home: Home, identity: ProcessIdentity) -> bool:
+    """Whether a process writes into a database that was deleted."""
+    return any(holds_deleted_file(identity.pid, data) for data in (home.data, home.private.data))
 
 
 def last_words(lines: Sequence[str]) -> str:
@@ -198,11 +271,11 @@ def last_words(lines: Sequence[str]) -> str:
     return ": ".join(str(entry[part]) for part in ("event", "error") if entry.get(part))
 
 
-def edge_ready(port: int) -> bool:
-    """Whether the edge and everything behind it can be used."""
+def edge_ready(port: int, page: str = "/readyz") -> bool:
+    """Whether the edge and everything behind it can be used; with `/healthz` the edge alone."""
     connection = http.client.HTTPConnection(LOOPBACK, port, timeout=2.0)
     try:
-        connection.request("GET", "/readyz")
+        connection.request("GET", page)
         return connection.getresponse().status == http.client.OK
     except (OSError, http.client.HTTPException):
         return False

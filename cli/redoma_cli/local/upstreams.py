@@ -3,8 +3,9 @@
 from typing import Any
 
 from redoma_cli.local.api import CHAT, MODEL, TENANT
-from redoma_cli.local.pki import IdentityFiles, server_name, spiffe_id
+from redoma_cli.local.pki import PUBLIC_SITE, IdentityFiles, server_name
 from redoma_cli.local.ports import LOOPBACK
+from redoma_kit.policy import spiffe_id
 
 Config = dict[str, Any]
 
@@ -76,10 +77,11 @@ def _cluster(name: str, service: str, port: int, identity: IdentityFiles, health
 
 
 def _upstream_tls(service: str, identity: IdentityFiles) -> Config:
-    name = {"san_type": "URI", "matcher": {"exact": spiffe_id(service)}}
+    site = "private" if service == MODEL else PUBLIC_SITE
+    name = {"san_type": "URI", "matcher": {"exact": spiffe_id(site, service)}}
     return {
         "@type": type_url("envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"),
-        "sni": server_name(service),
+        "sni": server_name(service, site),
         "common_tls_context": {
             "alpn_protocols": ["h2"],
             "tls_params": {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"},

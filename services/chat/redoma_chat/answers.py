@@ -135,7 +135,7 @@ class Answers:
         parent = await self._message(owner, conversation_id, parent_id) if parent_id else None
         self._check_parent(parent, content)
         branch = await read_branch(self._store, owner, conversation_id, parent_id)
-        prompt = prompt_of(conversation.model, conversation.system_prompt, branch, content or None)
+        prompt = prompt_of(conversation_id, conversation.model, conversation.system_prompt, branch, content or None)
         checked = await self._model.check(owner.tenant, prompt, deadline)
         question = parent
         if question is None or content:
@@ -177,7 +177,7 @@ class Answers:
         question = await self._message(owner, conversation_id, partial.parent_id)
         branch: Branch = await read_branch(self._store, owner, conversation_id, question.id)
         model = partial.model or conversation.model
-        prompt = prompt_of(model, conversation.system_prompt, branch, partial=partial.content)
+        prompt = prompt_of(conversation_id, model, conversation.system_prompt, branch, partial=partial.content)
         checked = await self._model.check(owner.tenant, prompt, deadline)
         answer = replace(partial, state=MessageState.STREAMING, finish_reason=None, update_time_us=self._now_us())
         job = _Job(owner, question, answer, branch.left_out, checked, continued=partial)

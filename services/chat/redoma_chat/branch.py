@@ -67,7 +67,9 @@ def first_kept(entries: Sequence[BranchEntry]) -> int:
     return first
 
 
-def prompt_of(model: str, system_prompt: str, branch: Branch, question: str | None = None, partial: str = "") -> Prompt:
+def prompt_of(
+    conversation: str, model: str, system_prompt: str, branch: Branch, question: str | None = None, partial: str = ""
+) -> Prompt:
     """Gives the prompt for an answer after `branch`, to `question` if there is a new one, going on from `partial`."""
     turns = [Turn(Role.SYSTEM, system_prompt)] if system_prompt else []
     turns += branch.turns
@@ -75,4 +77,4 @@ def prompt_of(model: str, system_prompt: str, branch: Branch, question: str | No
         turns.append(Turn(Role.USER, question))
     if partial:
         turns.append(Turn(Role.ASSISTANT, partial))
-    return Prompt(model, tuple(turns), continues=bool(partial), drop_oldest=True)
+    return Prompt(model, tuple(turns), continues=bool(partial), drop_oldest=True, conversation=conversation)

@@ -3,6 +3,7 @@
 What the model service refuses reaches the caller under the same code and reason.
 """
 
+import re
 from collections.abc import Callable
 from typing import Self
 
@@ -224,13 +225,23 @@ _BY_REASON: dict[str, type[DomainError]] = {
 } | {reason_name(_REASON.ERROR_REASON_CREDENTIAL_INVALID): CredentialInvalid}
 
 
-def refusal_of_model(code: grpc.StatusCode, failure: Failure | None) -> DomainError:
+# What Envoy says of a call that it had nowhere to send, or not yet.
+_SENT_NOWHERE = re.compile(
+    r"no healthy upstream|reset reason: (?:local connection failure|remote connection failure|connection timeout"
+    r"|overflow)"
+)
+
+
+def refusal_of_model(code: grpc.StatusCode, failure: Failure | None, said: str = "") -> DomainError:
     """Gives the exception for a call of the model service that ended with `code`.
 
-    `failure` is what the service itself said of it; None means that something on the way ended the call.
+    `failure` is what the service itself said of it, which it always does; None means that the egress, or something on
+    the way to the model, ended the call, before or in the middle of a stream. `said` are the words with the code.
     """
     if failure is None:
-        return DeadlineExceeded() if code is _CODE.DEADLINE_EXCEEDED else ModelUnreachable()
+        if code is _CODE.DEADLINE_EXCEEDED:
+            return DeadlineExceeded()
+        return ModelUnreachable(was_asked=code is not _CODE.UNAVAILABLE or not _SENT_NOWHERE.search(said))
     if failure.reason == reason_name(_REASON.ERROR_REASON_DEADLINE_EXCEEDED):
         return DeadlineExceeded()
     cls = _BY_REASON.get(failure.reason, ModelDefect)

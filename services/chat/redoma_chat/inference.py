@@ -58,6 +58,7 @@ class Prompt:
         model: Id of the model; empty is the default one.
         turns: Oldest first; an optional system turn, then turns that end with the user's.
         continues: The last turn is the assistant's, and the answer goes on where it ends.
+        conversation: Id of the conversation it is of; empty is none.
         drop_oldest: A prompt that does not fit loses its oldest turns; otherwise it is refused.
         count: Its tokens, where a check has just counted them. Whoever changes the turns takes it away.
     """
@@ -66,6 +67,7 @@ class Prompt:
     turns: tuple[Turn, ...]
     continues: bool = False
     drop_oldest: bool = False
+    conversation: str = ""
     count: "TokenCount | None" = None
 
 

@@ -1,8 +1,8 @@
-"""The one seam between the chat service and the model: today mutual TLS to the model service, later the network.
+"""The one seam between the chat service and the models, which it reaches through the egress.
 
-A call fails within about a second where the model can't be reached, and never hangs: the channel must be ready within
+A call fails within about a second where no model can be reached, and never hangs: the channel must be ready within
 READY_WAIT_S, the response headers must come within HEADERS_WAIT_S (the model sends them before it queues a request),
-and the channel's pings notice a peer that froze later.
+and the channel's pings notice an egress that froze later, as the egress does with the models behind it.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ import grpc
 from redoma.common.v1 import sampling_pb2, usage_pb2
 from redoma.model.v1 import model_pb2
 from redoma.model.v1.model_pb2_grpc import ModelServiceStub
+from redoma_chat.affinity import routing_metadata
 from redoma_chat.errors import ModelRefusal, ModelUnreachable, refusal_of_model
 from redoma_chat.inference import (
     Delta,
@@ -38,7 +39,8 @@ from redoma_chat.metering.grant import Grant
 from redoma_chat.outgoing import call_metadata, raise_if_cancelled_here, wait_until_ready
 from redoma_chat.response_format import ResponseFormat
 from redoma_chat.sampling import Sampling
-from redoma_kit.errors import failure_from_status
+from redoma_kit.errors import DomainError, failure_from_status
+from redoma_kit.identity import current_identity
 from redoma_kit.telemetry import Telemetry
 
 HEADERS_WAIT_S = 3.0
@@ -85,7 +87,11 @@ class ModelChannel(Protocol):
 
 
 class GrpcModelChannel:
-    """The model service at the other end of a gRPC channel."""
+    """The models behind the egress, at the other end of a gRPC channel.
+
+    What one of them says of a failure carries an ErrorInfo; a status without one is the egress's, or of what broke on
+    the way.
+    """
 
     def __init__(self, channel: grpc.aio.Channel, telemetry: Telemetry) -> None:
         self._channel = channel
@@ -105,7 +111,7 @@ class GrpcModelChannel:
             continue_final_message=prompt.continues,
             truncation=model_pb2.TRUNCATION_DROP_OLDEST if prompt.drop_oldest else model_pb2.TRUNCATION_REFUSE,
         )
-        metadata = call_metadata(self._telemetry)
+        metadata = self._metadata(prompt)
         granting: asyncio.Task[None] | None = None
         call: _Answer
         if grant is None:
@@ -134,7 +140,7 @@ class GrpcModelChannel:
             raise_if_cancelled_here()
             raise ModelUnreachable() from None
         except grpc.aio.AioRpcError as error:
-            raise refusal_of_model(error.code(), failure_from_status(error)) from None
+            raise _refusal(error) from None
         finally:
             if granting is not None:
                 granting.cancel()
@@ -146,7 +152,7 @@ class GrpcModelChannel:
         request = model_pb2.CountTokensRequest(
             model=prompt.model, messages=_messages(prompt), continue_final_message=prompt.continues
         )
-        metadata = call_metadata(self._telemetry)
+        metadata = self._metadata(prompt)
         response = await _answer(self._stub.CountTokens(request, timeout=timeout_s, metadata=metadata))
         return TokenCount(response.input_tokens, response.context_tokens)
 
@@ -158,11 +164,14 @@ class GrpcModelChannel:
         model, vectors, usage = passages.model, list[bytes](), Usage()
         for first in range(0, len(passages.items), PASSAGES_A_CALL):
             request = _embed_request(model, passages.items[first : first + PASSAGES_A_CALL])
-            metadata = call_metadata(self._telemetry)
+            metadata = self._metadata()
             try:
                 response = await _answer(self._stub.Embed(request, timeout=end_s - now_s(), metadata=metadata))
             except ModelRefusal as error:
                 raise error.renamed(partial(_moved, first)) from None
+            except ModelUnreachable as error:
+                # What was embedded before is not to be had for nothing.
+                raise ModelUnreachable(was_asked=error.was_asked or first > 0) from None
             vectors += (struct.pack(f"<{len(found.values)}f", *found.values) for found in response.embeddings)
             usage += _usage(response.usage)
             # An alias that moves meanwhile must not mix two models.
@@ -173,7 +182,7 @@ class GrpcModelChannel:
         """Lists the models served."""
         await self._ready()
         request = model_pb2.ListModelsRequest()
-        metadata = call_metadata(self._telemetry)
+        metadata = self._metadata()
         response = await _answer(self._stub.ListModels(request, timeout=timeout_s, metadata=metadata))
         return tuple(_model_info(model) for model in response.models)
 
@@ -181,13 +190,16 @@ class GrpcModelChannel:
         """Gets one model."""
         await self._ready()
         request = model_pb2.GetModelRequest(id=model)
-        metadata = call_metadata(self._telemetry)
+        metadata = self._metadata()
         response = await _answer(self._stub.GetModel(request, timeout=timeout_s, metadata=metadata))
         return _model_info(response.model)
 
+    def _metadata(self, prompt: Prompt | None = None) -> tuple[tuple[str, str], ...]:
+        return (*call_metadata(self._telemetry), *routing_metadata(current_identity(), prompt))
+
     async def _ready(self) -> None:
         if not await wait_until_ready(self._channel):
-            raise ModelUnreachable()
+            raise ModelUnreachable(was_asked=False)
 
 
 async def _answer(call: Awaitable[T]) -> T:
@@ -197,7 +209,11 @@ async def _answer(call: Awaitable[T]) -> T:
         raise_if_cancelled_here()
         raise ModelUnreachable() from None
     except grpc.aio.AioRpcError as error:
-        raise refusal_of_model(error.code(), failure_from_status(error)) from None
+        raise _refusal(error) from None
+
+
+def _refusal(error: grpc.aio.AioRpcError) -> DomainError:
+    return refusal_of_model(error.code(), failure_from_status(error), error.details() or "")
 
 
 async def _grant(call: "_GrantedAnswer", request: model_pb2.GenerateRequest, grant: Grant) -> None:

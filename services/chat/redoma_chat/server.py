@@ -81,9 +81,9 @@ class ChatServer:
         self._databases = _open_databases(settings, log)
         content_keys = ContentKeys(open_key_provider(settings.key_provider, os.environ), clock, log)
         self._store = SqlStore(self._databases, SqlContentKeys(content_keys, self._now_us))
-        self._model_channel = open_channel(settings.model, settings.tls, settings.max_message_bytes)
+        self._egress = open_channel(settings.egress, settings.tls, settings.max_message_bytes)
         self._tenant_channel = open_channel(settings.tenant, settings.tls, settings.max_message_bytes)
-        model = GrpcModelChannel(self._model_channel, self.telemetry)
+        model = GrpcModelChannel(self._egress, self.telemetry)
         tenants = GrpcTenantChannel(self._tenant_channel, self.telemetry)
         checks = CheckSource(tenants, model, clock)
         placement = Placement(checks, self._store, self._databases.has_private, log)
@@ -123,7 +123,7 @@ class ChatServer:
         self.grpc.add(partial(add_OpenAIServiceServicer_to_server, openai), "redoma.chat.v1.OpenAIService")
         content = ContentServicer(Content(self._store, self._running, self._databases.scrub, log))
         self.grpc.add(partial(add_ContentServiceServicer_to_server, content), "redoma.chat.v1.ContentService")
-        self._health = HealthMirror(self.grpc, self._model_channel, self._store.ping, log)
+        self._health = HealthMirror(self.grpc, self._egress, self._store.ping, log)
         self._background = self._work_of_its_own(settings, tenants)
 
     def _work_of_its_own(self, settings: ChatSettings, tenants: GrpcTenantChannel) -> tuple[Periodic, ...]:
@@ -188,7 +188,7 @@ class ChatServer:
             self._running.stop,
             self._endings.stop,
             self._settlements.stop,
-            self._model_channel.close,
+            self._egress.close,
             self._tenant_channel.close,
             self._databases.close,
         )

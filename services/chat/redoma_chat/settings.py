@@ -49,5 +49,5 @@ class ChatSettings(ServiceSettings):
     retention_interval_s: float = Field(
         3_600.0, gt=0, description="How often what is older than its tenant's retention is deleted, in seconds."
     )
-    model: UpstreamSettings = Field(description="The model service.")
+    egress: UpstreamSettings = Field(description="The egress, by which models are reached.")
     tenant: UpstreamSettings = Field(description="The tenant service, for the tenants' content checks and policies.")

@@ -20,9 +20,10 @@ from redoma_kit.interceptors.pipeline import Interceptor, Pipeline
 from redoma_kit.interceptors.request_id import request_id
 from redoma_kit.interceptors.telemetry import Measurements, Tracing
 from redoma_kit.policy import HEALTH_POLICY, REFLECTION_POLICY, Policy
+from redoma_kit.server_identity import ServerIdentity
 from redoma_kit.settings import ServiceSettings
 from redoma_kit.telemetry import Telemetry
-from redoma_kit.tls import server_credentials
+from redoma_kit.unix_socket import SocketUnusable, claimed, socket_path
 
 END_GRACE_S = 2.0
 MAX_CONCURRENT_STREAMS = 4_096
@@ -33,10 +34,10 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 class AddressInUse(Exception):
     """The address to listen on can't be bound."""
 
-    def __init__(self, address: str) -> None:
-        super().__init__(
-            f"Can't listen on {address}: another program holds the port, or the address is not this machine's."
-        )
+    def __init__(
+        self, address: str, why: str = "another program holds the port, or the address is not this machine's."
+    ) -> None:
+        super().__init__(f"Can't listen on {address}: {why}")
 
 
 class GrpcServer:
@@ -71,7 +72,7 @@ class GrpcServer:
             Errors(errors, log, extra_trailers),
             self.drain,
             *witnesses,
-            Authorization(full_policy, verifier),
+            Authorization(full_policy, verifier, settings.forwarders),
             Deadline(full_policy, settings.max_stream_s),
             *admitted,
         ]
@@ -95,19 +96,33 @@ class GrpcServer:
 
         Raises:
             AddressInUse: The address can't be bound.
-            OSError: A file of the service's identity can't be read.
+            OSError: A file of the service's identity can't be used.
         """
         for name in ("", *self._names):
             await self._health.set(name, NOT_SERVING)
         if self._settings.reflection:
             reflection.enable_server_reflection((*self._names, reflection.SERVICE_NAME), self._server)
-        try:
-            self.port = self._server.add_secure_port(self._settings.listen, server_credentials(self._settings.tls))
-        except RuntimeError:
-            raise AddressInUse(self._settings.listen) from None
+        self.port = self._bind(ServerIdentity(self._settings.tls, self._log).credentials())
         self._telemetry.start()
         await self._server.start()
         self._log.info("listening", address=self._settings.listen, port=self.port)
+
+    def _bind(self, credentials: grpc.ServerCredentials) -> int:
+        """Gives the port; 0 for a Unix socket."""
+        address = self._settings.listen
+        path = socket_path(address)
+        try:
+            if path is None:
+                return self._server.add_secure_port(address, credentials)
+            with claimed(path):
+                self._server.add_secure_port(address, credentials)
+            return 0
+        except SocketUnusable as error:
+            raise AddressInUse(address, str(error)) from None
+        except RuntimeError:
+            if path is None:
+                raise AddressInUse(address) from None
+            raise AddressInUse(address, "the folder is missing, or may not be written to.") from None
 
     async def set_serving(self, serving: bool, names: Sequence[str] | None = None) -> None:
         """Says by health whether the service (all of it, or `names`) can be used."""

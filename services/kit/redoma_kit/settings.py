@@ -10,10 +10,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from redoma_kit.callers import SPIFFE_ID
 
 
 class TlsSettings(BaseModel):
@@ -56,7 +58,7 @@ class UpstreamSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    target: str = Field(description="host:port to dial.")
+    target: str = Field(description="host:port to dial, or unix:PATH of a socket.")
     server_name: str = Field(description="The DNS name its certificate must carry, such as model.private.redoma.")
 
 
@@ -65,8 +67,16 @@ class ServiceSettings(BaseSettings):
 
     model_config = SettingsConfigDict(extra="forbid", frozen=True, env_nested_delimiter="__")
 
-    listen: str = Field("127.0.0.1:50051", description="host:port to serve gRPC on.")
+    listen: str = Field(
+        "127.0.0.1:50051",
+        description="host:port to serve gRPC on, or unix:PATH of a socket, which only this user may connect to.",
+    )
     tls: TlsSettings = Field(description="The service's identity; all traffic is mutual TLS 1.3.")
+    forwarders: tuple[Annotated[str, Field(pattern=f"^{SPIFFE_ID.pattern}$")], ...] = Field(
+        (),
+        description="SPIFFE ids of the proxies that others call through, such as spiffe://redoma/hospital-a/gateway: "
+        "what they say of a caller's certificate is believed, and nobody else's word is.",
+    )
     jwks_file: Path = Field(description="Public keys that sign callers' identities (JWKS); read again when it changes.")
     max_stream_s: float = Field(
         600.0,

@@ -10,7 +10,9 @@ SPIFFE_PREFIX = "spiffe://redoma/"
 
 
 def server_credentials(tls: TlsSettings) -> grpc.ServerCredentials:
-    """Gives credentials that require a client certificate of the trusted authority.
+    """Gives credentials that require a client certificate of the trusted authority, by the files as they are now.
+
+    A service's own server uses ServerIdentity, which follows the files.
 
     Raises:
         OSError: A file can't be read.

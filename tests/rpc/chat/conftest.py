@@ -252,7 +252,7 @@ async def world(
         jwks_file=pki.jwks_file,
         database_url=chat_database_url,
         key_provider=key_provider(tmp_path),
-        model=UpstreamSettings(target=f"127.0.0.1:{model.port}", server_name="model.private.redoma"),
+        egress=UpstreamSettings(target=f"127.0.0.1:{model.port}", server_name="model.private.redoma"),
         tenant=UpstreamSettings(target=f"127.0.0.1:{tenant.port}", server_name="tenant.public.redoma"),
     )
     log_text = io.StringIO()

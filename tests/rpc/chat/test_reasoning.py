@@ -45,7 +45,7 @@ async def thinking(pki: Any, backend: FakeBackend, tenant: FakeTenantServer, tmp
         jwks_file=pki.jwks_file,
         database_url=f"sqlite+aiosqlite:///{tmp_path}/chat.db",
         key_provider=key_provider(tmp_path),
-        model=UpstreamSettings(target=f"127.0.0.1:{model.grpc.port}", server_name="model.private.redoma"),
+        egress=UpstreamSettings(target=f"127.0.0.1:{model.grpc.port}", server_name="model.private.redoma"),
         tenant=UpstreamSettings(target=f"127.0.0.1:{tenant.port}", server_name="tenant.public.redoma"),
     )
     made = World(pki, chat, model, tenant, io.StringIO(), chat=None, channel=None)  # type: ignore[arg-type]

@@ -37,6 +37,7 @@ from redoma_cli.local.probe import Answer, EnvoyAdmin, EnvoyProbe
 from redoma_cli.local.process import RunningProcess
 from redoma_cli.local.stop import ADMIN_SOCKET
 from redoma_cli.local.upstreams import ENGINE_HEALTH_SERVICE, MODEL_HEALTH_SERVICE
+from tests.conftest import SITES
 
 GENEROUS_S = 60.0
 EMBEDDING_PIECES, EMBEDDING_PIECE_BYTES = 320, 65_536
@@ -54,7 +55,7 @@ def home(tmp_path: Path) -> Home:
 @pytest.fixture
 def authority(home: Home) -> DevelopmentAuthority:
     """An authority with everything made."""
-    made = DevelopmentAuthority(home.pki)
+    made = DevelopmentAuthority(home.pki, services=SITES)
     made.ensure()
     return made
 

@@ -11,7 +11,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
-from redoma_cli.local.pki import CA_LIFETIME, LEAF_LIFETIME, RENEW_BEFORE, SITES, DevelopmentAuthority
+from redoma_cli.local.home import Home
+from redoma_cli.local.pki import CA_LIFETIME, LEAF_LIFETIME, RENEW_BEFORE, DevelopmentAuthority
+from tests.conftest import SITES
 
 
 def certificate_of(authority: DevelopmentAuthority, service: str) -> x509.Certificate:
@@ -58,7 +60,7 @@ def test_certificate_about_to_expire_is_renewed_and_the_signing_key_is_kept(
 ) -> None:
     before, key = certificate_of(authority, "model"), authority.signing_key.read_bytes()
     later = datetime.now(UTC) + LEAF_LIFETIME - RENEW_BEFORE + timedelta(hours=1)
-    DevelopmentAuthority(tmp_path / "home" / "pki", now=lambda: later).ensure()
+    DevelopmentAuthority(tmp_path / "home" / "pki", now=lambda: later, services=SITES).ensure()
     after = certificate_of(authority, "model")
     assert after.serial_number != before.serial_number
     assert after.not_valid_after_utc > before.not_valid_after_utc
@@ -110,6 +112,13 @@ def test_key_of_another_is_seen_and_replaced(authority: DevelopmentAuthority) ->
 def test_expired_authority_is_renewed_with_all_it_signed(authority: DevelopmentAuthority, tmp_path: Path) -> None:
     before = authority.identity("chat").ca.read_bytes()
     later = datetime.now(UTC) + CA_LIFETIME + timedelta(days=1)
-    DevelopmentAuthority(tmp_path / "home" / "pki", now=lambda: later).ensure()
+    DevelopmentAuthority(tmp_path / "home" / "pki", now=lambda: later, services=SITES).ensure()
     assert authority.identity("chat").ca.read_bytes() != before
     assert all(authority.expiry(service) > later for service in SITES)
+
+
+def test_what_was_made_for_a_private_site_does_not_lie_about(authority: DevelopmentAuthority, home: Home) -> None:
+    assert authority.identity("model").key.exists()
+    DevelopmentAuthority(home.pki).ensure()
+    assert not authority.identity("model").directory.exists()
+    assert authority.identity("chat").key.exists()

@@ -1,8 +1,9 @@
-"""Lets a call in only if the policy table names its method, and peer, identity and scopes fit the rule."""
+"""Lets a call in only if the policy table names its method, and caller, identity and scopes fit the rule."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 
+from redoma_kit.callers import FORWARDED_CLIENT_CERT, Callers, CallerUnclear
 from redoma_kit.errors import CredentialInvalid, MethodDenied, ScopeMissing
 from redoma_kit.identity import METADATA_KEY, IdentityVerifier, set_current_identity
 from redoma_kit.interceptors.pipeline import Call
@@ -11,16 +12,20 @@ from redoma_kit.tls import peer_spiffe_id
 
 
 class Authorization:
-    """Checks peer, then identity, then scopes, and sets the current identity."""
+    """Checks caller, then identity, then scopes, and sets the current identity.
 
-    def __init__(self, policy: Policy, verifier: IdentityVerifier) -> None:
+    The caller is the peer, or whom it names where it is one of `forwarders`.
+    """
+
+    def __init__(self, policy: Policy, verifier: IdentityVerifier, forwarders: Collection[str] = ()) -> None:
         self._policy = policy
         self._verifier = verifier
+        self._callers = Callers(forwarders)
 
     @asynccontextmanager
     async def __call__(self, call: Call) -> AsyncIterator[None]:
         set_current_identity(None)
-        call.peer = peer_spiffe_id(call.context.auth_context())
+        call.peer = self._caller(call)
         rule = self._policy.get(call.method)
         if rule is None or (rule.peers != ANY_PEER and call.peer not in rule.peers):
             raise MethodDenied(call.method)
@@ -35,3 +40,10 @@ class Authorization:
             for scope in sorted(rule.all_scopes - identity.scopes):
                 raise ScopeMissing(scope)
         yield
+
+    def _caller(self, call: Call) -> str:
+        peer = peer_spiffe_id(call.context.auth_context())
+        try:
+            return self._callers.caller(peer, call.metadata_values(FORWARDED_CLIENT_CERT))
+        except CallerUnclear:
+            raise MethodDenied(call.method) from None

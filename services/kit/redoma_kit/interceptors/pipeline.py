@@ -33,7 +33,7 @@ class Call:
         context: The servicer context.
         started_at: time.monotonic() on arrival, in seconds.
         request_id: Correlates logs; set by the request id interceptor.
-        peer: SPIFFE id of the calling service; set by the authorization interceptor.
+        peer: SPIFFE id of the calling service, behind a proxy too; set by the authorization interceptor.
         identity: Verified identity, if the method's rule requires one.
         first_message_at: time.monotonic() of the first response message of a stream, in seconds; 0 before.
         messages_sent: Response messages so far.
@@ -66,6 +66,10 @@ class Call:
             if name == key and isinstance(value, str):
                 return value
         return ""
+
+    def metadata_values(self, key: str) -> Sequence[str | bytes]:
+        """Gives all values of an inbound metadata key."""
+        return [value for name, value in self.context.invocation_metadata() or () if name == key]
 
 
 class Interceptor(Protocol):

@@ -42,10 +42,27 @@ class Snapshot:
 
     @cached_property
     def resource_versions(self) -> Mapping[str, Mapping[str, str]]:
-        """The version of each resource, by type url, then by name."""
-        return {
+        """The version of each resource, by type url, then by name.
+
+        That of endpoints changes with their cluster's: an Envoy that is sent a cluster waits for its endpoints again.
+        """
+        versions = {
             type_url: {name: digest(config) for name, config in named.items()}
             for type_url, named in self.resources.items()
+        }
+        of_endpoints = versions.get(ENDPOINTS, {})
+        for cluster, endpoints in self.endpoints_of.items():
+            if endpoints in of_endpoints:
+                of_endpoints[endpoints] = digest([of_endpoints[endpoints], versions[CLUSTER][cluster]])
+        return versions
+
+    @cached_property
+    def endpoints_of(self) -> Mapping[str, str]:
+        """The name of the endpoints of each cluster that has them served, by the cluster's."""
+        return {
+            name: (cluster.get("eds_cluster_config") or {}).get("service_name") or name
+            for name, cluster in self.of(CLUSTER).items()
+            if cluster.get("type") == "EDS"
         }
 
     def of(self, type_url: str) -> Mapping[str, Config]:

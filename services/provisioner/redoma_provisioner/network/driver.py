@@ -3,7 +3,7 @@
 A driver is told what is wanted and tells what it sees; it decides nothing. One behaviour suite runs on every driver.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
@@ -153,7 +153,8 @@ class NetworkDriver(Protocol):
     async def apply(self, desired: DesiredNetwork) -> None:
         """Makes what is wanted true, as far as it can by itself. Done again it changes nothing.
 
-        What it made before and is wanted no longer it takes away; what others made it never touches.
+        What it made before and is wanted no longer it takes away; what others made it never touches. One resource that
+        is refused does not hold up the others: they are made first, then DriverRefused is raised for all that was.
         """
         ...
 
@@ -161,7 +162,7 @@ class NetworkDriver(Protocol):
         """Tells what is there of what is wanted; something for each link, listener and connector."""
         ...
 
-    def changes(self) -> AsyncIterator[None]:
+    def changes(self) -> AsyncGenerator[None, None]:
         """Yields whenever there may be something new to observe; perhaps never, so the caller asks too."""
         ...
 

@@ -32,6 +32,7 @@ from redoma_cli.local.probe import EnvoyAdmin, EnvoyProbe
 from redoma_cli.local.process import RunningProcess
 from redoma_cli.local.stop import ADMIN_SOCKET
 from redoma_cli.local.upstreams import ENGINE_HEALTH_SERVICE, MODEL_HEALTH_SERVICE
+from tests.conftest import SITES
 from tests.unit.cli.conformance import chatting, tenancy
 from tests.unit.cli.conformance.gate import Gate
 from tests.unit.cli.conformance.world import World
@@ -129,7 +130,7 @@ def running_double(folder: Path, alter: Callable[[bytes], bytes] = bytes) -> Ite
     """Runs a small deployment; `alter` may change the edge's configuration."""
     home = Home(folder)
     home.create()
-    authority = DevelopmentAuthority(home.pki)
+    authority = DevelopmentAuthority(home.pki, services=SITES)
     authority.ensure()
     ports = choose_ports(["edge", *NAMES], home.run / "ports.json", lambda name: False)
     settings = EdgeSettings(

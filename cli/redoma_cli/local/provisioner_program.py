@@ -1,0 +1,122 @@
+"""The provisioner's one-shot commands, which `redoma` runs: they print a bootstrap, make a grant, or join."""
+
+import json
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from redoma_cli.errors import CliError
+from redoma_cli.local.home import PRIVATE_DIRECTORY, write_private
+from redoma_cli.local.membership import Step, read_state
+from redoma_cli.local.plan import fingerprint
+from redoma_cli.local.service import Program, program_files
+
+TIMEOUT_S = 120.0
+PROG = "redoma-provisioner: "
+
+
+@dataclass(frozen=True, slots=True)
+class ProvisionerProgram:
+    """A provisioner of this machine, run for one task at a time.
+
+    Attributes:
+        program: Its program and its settings file.
+        env: Its whole environment.
+    """
+
+    program: Program
+    env: Mapping[str, str]
+
+    def bootstrap(self, proxy: str, about: str = "") -> Path:
+        """Gives the file with the bootstrap of an Envoy of its site, printed anew only if what it is made of changed.
+
+        `about` is what it is made of besides the settings file.
+
+        Raises:
+            CliError: It can't be printed.
+            OSError: It can't be written.
+        """
+        argv = (*self.program.argv, "--print-bootstrap", proxy)
+        made_of = fingerprint(
+            (*argv, about), self.env, [self.program.config, *program_files((f"redoma_{self.program.service}",))]
+        )
+        file = self.program.config.with_name(f"{proxy}.json")
+        mark = file.with_suffix(".made-of")
+        if not (file.exists() and mark.exists() and mark.read_text() == made_of):
+            write_private(file, self._run(argv).encode())
+            write_private(mark, made_of.encode())
+        return file
+
+    def make_link_grant(self, site: str) -> str:
+        """Makes a grant for a site of the same person and gives its token.
+
+        Raises:
+            CliError: It is refused.
+        """
+        return self._run((*self.program.argv, "--make-link-grant", site)).strip()
+
+    def join(self, token: str, membership: Path, heard: Callable[[Step], None]) -> None:
+        """Joins with a token, telling each step; the token is on no command line.
+
+        Raises:
+            CliError: It did not join; says why and what to do.
+        """
+        self.program.directory.mkdir(mode=PRIVATE_DIRECTORY, parents=True, exist_ok=True)
+        with subprocess.Popen(  # noqa: S603
+            (*self.program.argv, "--join"),
+            env=dict(self.env),
+            cwd=self.program.directory,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            if process.stdin is None or process.stdout is None or process.stderr is None:
+                raise CliError("The provisioner can't be started.")
+            process.stdin.write(f"{token}\n")
+            process.stdin.close()
+            for line in process.stdout:
+                step = parse_step(line)
+                if step is not None:
+                    heard(step)
+            said = process.stderr.read()
+        if process.returncode:
+            error = read_state(membership).error
+            if error is not None:
+                raise CliError(error.message, error.mend)
+            raise CliError(f"Joining failed: {_last_line(said)}", "`redoma doctor` looks for the cause.")
+
+    def _run(self, argv: tuple[str, ...]) -> str:
+        self.program.directory.mkdir(mode=PRIVATE_DIRECTORY, parents=True, exist_ok=True)
+        try:
+            done = subprocess.run(  # noqa: S603
+                argv,
+                env=dict(self.env),
+                cwd=self.program.directory,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=TIMEOUT_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            task = argv[-2].removeprefix("--").replace("-", " ")
+            raise CliError(f"The provisioner did not {task} within {TIMEOUT_S:.0f} s.", "Try again.") from None
+        if done.returncode:
+            raise CliError(_last_line(done.stderr) or "The provisioner failed.", "`redoma doctor` looks for the cause.")
+        return done.stdout
+
+
+def parse_step(line: str) -> Step | None:
+    """Reads a line that `--join` prints; None for one that is no step."""
+    try:
+        return Step.read(json.loads(line))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _last_line(text: str) -> str:
+    """Gives the last line that a program said, without its name before it."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1].removeprefix(PROG) if lines else ""

@@ -1,0 +1,1 @@
+"""The driver for Skupper on Podman, Docker or plain Linux: files that Skupper reads, and its CLI."""

@@ -1,0 +1,75 @@
+"""Runs one program to its end, within limits: no shell, a group of its own, bounded time and bounded output."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+LARGEST_OUTPUT = 4 * 1024 * 1024
+_CHUNK = 64 * 1024
+
+
+class TooMuchOutput(Exception):
+    """The program printed more than is read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a program ended. What it printed may hold credentials, so it is not shown."""
+
+    exit_code: int
+    stdout: str = field(repr=False)
+    stderr: str = field(repr=False)
+
+
+async def run_program(
+    arguments: Sequence[str], environment: Mapping[str, str], *, timeout_s: float, output_limit: int = LARGEST_OUTPUT
+) -> Outcome:
+    """Runs a program; whatever happens, nothing of its group is left behind.
+
+    Raises:
+        FileNotFoundError, PermissionError: It can't be started.
+        TimeoutError: It ran longer than `timeout_s`.
+        TooMuchOutput: It printed more than `output_limit` bytes on one of its outputs.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *arguments,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=dict(environment),
+        start_new_session=True,
+    )
+    assert process.stdout is not None and process.stderr is not None  # noqa: S101  both were asked for as pipes
+    ended = False
+    try:
+        async with asyncio.timeout(timeout_s):
+            async with asyncio.TaskGroup() as group:
+                out = group.create_task(_read(process.stdout, output_limit))
+                err = group.create_task(_read(process.stderr, output_limit))
+            code = await process.wait()
+            ended = True
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    finally:
+        if not ended:
+            await _end(process)
+    return Outcome(code, out.result(), err.result())
+
+
+async def _read(stream: asyncio.StreamReader, limit: int) -> str:
+    kept = bytearray()
+    while chunk := await stream.read(_CHUNK):
+        kept += chunk
+        if len(kept) > limit:
+            raise TooMuchOutput
+    return kept.decode(errors="replace")
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Kills the whole group, the program's own children too, and reaps it."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    await asyncio.shield(process.wait())

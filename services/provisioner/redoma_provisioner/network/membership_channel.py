@@ -1,0 +1,105 @@
+"""A private site's provisioner as the public one sees it, through the egress."""
+
+from collections.abc import AsyncGenerator, Sequence
+
+import grpc
+
+from redoma.provisioner.v1 import membership_pb2, network_pb2
+from redoma.provisioner.v1.membership_pb2_grpc import MembershipServiceStub
+from redoma_kit.errors import failure_from_status
+from redoma_provisioner.errors import SiteUnreachable, StateConflict
+from redoma_provisioner.network.standings import Report
+from redoma_provisioner.servicers.connectors import connectors_in
+from redoma_provisioner.servicers.network_forms import conditions_in, time_in
+from redoma_provisioner.trust.csr import CertificateRequest
+from redoma_provisioner.trust.record import IssuedCertificate
+
+REPLICA_KEY = "redoma-replica"
+CALL_WAIT_S = 20.0
+LONGEST_VERSION = 64
+
+
+class SiteRefused(StateConflict):
+    """A private site answered, and would not; the message has its words."""
+
+
+class GrpcMembershipChannel:
+    """Calls the provisioners of private sites over one channel to the egress."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._stub = MembershipServiceStub(channel)
+
+    async def watch(self, site: str) -> AsyncGenerator[Report, None]:
+        """Gives what a site says of itself, as it says it.
+
+        Raises:
+            SiteUnreachable: It does not answer, or not any more, or what it says can't be read.
+        """
+        call = self._stub.WatchMembership(membership_pb2.WatchMembershipRequest(), metadata=_metadata(site))
+        try:
+            async for response in call:
+                yield _report(response)
+        except (grpc.aio.AioRpcError, ValueError) as error:
+            raise SiteUnreachable(site) from error
+        finally:
+            call.cancel()
+        raise SiteUnreachable(site)
+
+    async def create_certificate_requests(self, site: str) -> tuple[CertificateRequest, ...]:
+        """Has a site make new keys, and gives the certificate requests for them.
+
+        Raises:
+            SiteUnreachable: It does not answer.
+            SiteRefused: It would not.
+        """
+        request = membership_pb2.CreateCertificateRequestsRequest()
+        try:
+            response = await self._stub.CreateCertificateRequests(
+                request, metadata=_metadata(site), timeout=CALL_WAIT_S
+            )
+        except grpc.aio.AioRpcError as error:
+            raise _failure(site, error) from error
+        return tuple(CertificateRequest(one.service, one.csr) for one in response.certificate_requests)
+
+    async def apply_trust(self, site: str, trust_bundle: str, certificates: Sequence[IssuedCertificate]) -> int:
+        """Gives a site its trust bundle and certificates, and returns the number of the bundle that it keeps then.
+
+        Raises:
+            SiteUnreachable: It does not answer.
+            SiteRefused: It would not take them.
+        """
+        issued = [
+            network_pb2.IssuedCertificate(service=one.record.service, certificate_chain=one.chain)
+            for one in certificates
+        ]
+        request = membership_pb2.ApplyTrustRequest(trust_bundle=trust_bundle, certificates=issued)
+        try:
+            response = await self._stub.ApplyTrust(request, metadata=_metadata(site), timeout=CALL_WAIT_S)
+        except grpc.aio.AioRpcError as error:
+            raise _failure(site, error) from error
+        return response.sequence
+
+
+def _metadata(site: str) -> tuple[tuple[str, str], ...]:
+    return ((REPLICA_KEY, f"{site}.provisioner"),)
+
+
+def _report(response: membership_pb2.WatchMembershipResponse) -> Report:
+    return Report(
+        connectors=connectors_in(response.connectors),
+        conditions=conditions_in(response.conditions),
+        connector_conditions={one.routing_key: conditions_in(one.conditions) for one in response.connectors},
+        trust_sequence=response.trust_sequence,
+        certificate_expire_time=(
+            time_in(response.certificate_expire_time) if response.HasField("certificate_expire_time") else None
+        ),
+        clock=time_in(response.clock),
+        version=response.version[:LONGEST_VERSION],
+    )
+
+
+def _failure(site: str, error: grpc.aio.AioRpcError) -> SiteUnreachable | SiteRefused:
+    failure = failure_from_status(error)
+    if failure is None or error.code() is grpc.StatusCode.UNAVAILABLE:
+        return SiteUnreachable(site)
+    return SiteRefused(f"The site {site} refused: {failure.message}", {"state": failure.reason})

@@ -1,0 +1,171 @@
+"""Brings what is, towards what is wanted, on the public site.
+
+Each round reads what is wanted, tells the driver, tells the egress, and makes the picture that people see. It waits for
+nobody: the driver and the calls to the sites go at their own pace and wake it. So whoever is revoked leaves the egress
+in the same round, also while what carries the network hangs.
+"""
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime
+from typing import Protocol
+
+import structlog
+
+from redoma_kit.periodic import Periodic
+from redoma_provisioner.edge.state import EgressState
+from redoma_provisioner.network.connector import MODEL, PROVISIONER, Connector
+from redoma_provisioner.network.driving import Driving
+from redoma_provisioner.network.feed import Feed
+from redoma_provisioner.network.kept import KeptNetwork, desired_network, egress_state, what_changed
+from redoma_provisioner.network.metrics import NetworkMetrics
+from redoma_provisioner.network.standings import Standings
+from redoma_provisioner.network.view import NetworkView, Sources, make_view
+
+# How soon what another replica of this service wrote is noticed.
+INTERVAL_S = 1.0
+VIEW_PAUSE_S = 0.1
+SETTLE_S = 5.0
+
+
+class NetworkStore(Protocol):
+    """Where the network is kept."""
+
+    async def read_network(self, now: datetime) -> KeptNetwork:
+        """Gives all sites, connectors, and certificates that count at `now`."""
+        ...
+
+
+class EdgePublisher(Protocol):
+    """What makes the egress's configuration."""
+
+    async def publish(self, state: EgressState, cause: str) -> None:
+        """Serves the egress what leads to `state`. The same state again changes nothing."""
+        ...
+
+
+class Membership(Protocol):
+    """What keeps calling the private sites."""
+
+    def follow(self, sites: frozenset[str]) -> None:
+        """Calls these sites from now on, and no others."""
+        ...
+
+
+class TrustSequence(Protocol):
+    """What knows the trust bundles."""
+
+    async def sequence(self) -> int:
+        """Gives the number of the one that sites should have."""
+        ...
+
+
+class Reconciler:
+    """The public site's loop.
+
+    Attributes:
+        views: The network as people see it, at most ten times a second.
+        replicas: The replicas of models that calls can go to.
+    """
+
+    def __init__(
+        self,
+        store: NetworkStore,
+        driving: Driving,
+        publisher: EdgePublisher,
+        membership: Membership,
+        standings: Standings,
+        trust: TrustSequence,
+        metrics: NetworkMetrics,
+        now: Callable[[], datetime],
+        monotonic: Callable[[], float],
+        log: structlog.stdlib.BoundLogger,
+    ) -> None:
+        self._store = store
+        self._driving = driving
+        self._publisher = publisher
+        self._membership = membership
+        self._standings = standings
+        self._trust = trust
+        self._metrics = metrics
+        self._now = now
+        self._monotonic = monotonic
+        self._log = log
+        self._published: EgressState | None = None
+        self._causes: list[str] = []
+        self._begun = self._done = 0
+        self._rounds = asyncio.Condition()
+        self._work = Periodic("network", INTERVAL_S, self._round, log)
+        self.views: Feed[NetworkView] = Feed(NetworkView(), VIEW_PAUSE_S)
+        self.replicas: Feed[tuple[Connector, ...]] = Feed((), VIEW_PAUSE_S)
+        driving.on_observed(self._work.wake)
+        standings.on_change(lambda site: self._work.wake())
+
+    def start(self) -> None:
+        """Begins, and has the driver begin."""
+        self._driving.start()
+        self._work.start()
+
+    async def stop(self) -> None:
+        """Ends. The network stays as it is."""
+        await self._work.stop()
+        await self._driving.stop()
+
+    def wake(self, cause: str) -> None:
+        """Says that what is wanted has changed, and in a few words why, such as "site hospital-a revoked"."""
+        self._causes.append(cause)
+        self._work.wake()
+
+    async def settled(self, cause: str) -> None:
+        """Wakes it, and returns when the egress was told of all that was committed before, or SETTLE_S later."""
+        wanted = self._begun + 1
+        self.wake(cause)
+        try:
+            async with asyncio.timeout(SETTLE_S), self._rounds:
+                await self._rounds.wait_for(lambda: self._done >= wanted)
+        except TimeoutError:
+            self._log.warning("the egress was not told in time", cause=cause)
+
+    async def _round(self) -> None:
+        self._begun += 1
+        number, began = self._begun, self._monotonic()
+        now = self._now()
+        kept = await self._store.read_network(now)
+        self._driving.want(desired_network(kept, self._driving.kind))
+        members = kept.members(self._driving.kind)
+        callable_ = frozenset(one.site for one in kept.connectors if one.service == PROVISIONER)
+        self._membership.follow(callable_ & members.keys())
+        await self._publish(kept)
+        async with self._rounds:
+            self._done = number
+            self._rounds.notify_all()
+        await self._show(kept, now)
+        self._metrics.reconciled(self._monotonic() - began)
+
+    async def _publish(self, kept: KeptNetwork) -> None:
+        observed = self._driving.observation.network.listeners
+        addresses = {key: listener.address for key, listener in observed.items()}
+        state = egress_state(kept, self._driving.kind, addresses)
+        if state == self._published:
+            self._causes.clear()
+            return
+        causes, self._causes = self._causes, []
+        try:
+            await self._publisher.publish(
+                state, ", ".join(dict.fromkeys(causes)) or what_changed(self._published, state)
+            )
+        except BaseException:
+            self._causes = [*causes, *self._causes]
+            raise
+        self._published = state
+
+    async def _show(self, kept: KeptNetwork, now: datetime) -> None:
+        sequence = await self._trust.sequence()
+        sources = Sources(kept, self._driving.observation, self._driving.kind, self._standings, sequence, now)
+        view = make_view(sources, self.views.value)
+        self.views.set(view)
+        members = kept.members(self._driving.kind)
+        self.replicas.set(tuple(one for one in kept.connectors if one.service == MODEL and one.site in members))
+        joined = [site for site in view.sites.values() if site.site.id in members]
+        linked = sum(site.linked for site in joined)
+        self._metrics.sites(linked, len(joined) - linked)

@@ -1,0 +1,163 @@
+"""A private site's side of trust: keys that never leave, certificates for them, and the newest trust bundle."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from cryptography import x509
+
+from redoma_kit.errors import InvalidField
+from redoma_provisioner.errors import CannotStart, StateConflict
+from redoma_provisioner.trust.bundle import (
+    BundleOutdated,
+    BundleRefused,
+    TrustBundle,
+    authority_certificates,
+    verify_bundle,
+)
+from redoma_provisioner.trust.certificate_check import CertificateRefused, check_certificates, read_chain, site_of
+from redoma_provisioner.trust.csr import CertificateRequest
+from redoma_provisioner.trust.keys import PendingKey, make_key, public_der
+from redoma_provisioner.trust.membership_files import MembershipFiles, MembershipSet, ServiceIdentity
+from redoma_provisioner.trust.names import SERVICES
+
+OWN_SERVICE = "provisioner"
+
+
+@dataclass(frozen=True, slots=True)
+class KeptTrust:
+    """What a site keeps.
+
+    Attributes:
+        site: Its id.
+        sequence: The number of its trust bundle.
+        certificate_expire_time: When the first of its certificates expires.
+    """
+
+    site: str
+    sequence: int
+    certificate_expire_time: datetime
+
+
+class TrustKeeper:
+    """Keeps trust in files, for one caller at a time; its methods block on the disk. `changed` is told of new trust."""
+
+    __slots__ = ("_changed", "_files", "_kept", "_now")
+
+    def __init__(
+        self, files: MembershipFiles, now: Callable[[], datetime], changed: Callable[[KeptTrust], None]
+    ) -> None:
+        """Reads what is kept.
+
+        Raises:
+            CannotStart: Nothing is, or it is damaged.
+        """
+        self._files = files
+        self._now = now
+        self._changed = changed
+        self._kept = _kept(self._read())
+
+    @property
+    def kept(self) -> KeptTrust:
+        """What the site keeps."""
+        return self._kept
+
+    def requests(self) -> Sequence[CertificateRequest]:
+        """Makes new keys and gives the requests for their certificates; the same until those have come.
+
+        Raises:
+            OSError: The disk fails.
+        """
+        pending = self._pending(self._read())
+        if not pending:
+            pending = tuple(make_key(service) for service in SERVICES)
+            self._files.write_pending(pending)
+        return [key.request for key in pending]
+
+    def apply(self, text: str, chains: Mapping[str, str]) -> int:
+        """Keeps a trust bundle and, where there are any, certificates by service; gives the sequence that is kept.
+
+        Given again, it changes nothing.
+
+        Raises:
+            InvalidField: The bundle or a certificate is not what this site can believe.
+            StateConflict: The bundle is older than the one that is kept.
+            OSError: The disk fails; what was kept still is.
+        """
+        former = self._read()
+        bundle = self._verified(text, former)
+        identities = former.identities
+        if chains and not _are_kept(chains, former):
+            identities = self._identities(chains, bundle, self._pending(former))
+        if bundle.sequence > self._kept.sequence or identities is not former.identities:
+            self._keep(text, bundle, identities)
+        if chains:
+            self._files.drop_pending()
+        return self._kept.sequence
+
+    def _keep(self, text: str, bundle: TrustBundle, identities: Mapping[str, ServiceIdentity]) -> None:
+        content = bundle.content
+        fresh = MembershipSet("".join(content.authorities), content.identity_keys, text, identities)
+        self._files.write(fresh)
+        self._kept = _kept(fresh)
+        self._changed(self._kept)
+
+    def _verified(self, text: str, former: MembershipSet) -> TrustBundle:
+        pinned = x509.load_pem_x509_certificates(former.authorities.encode())
+        try:
+            return verify_bundle(text, pinned, self._kept.site, self._kept.sequence)
+        except BundleRefused as error:
+            raise InvalidField("trust_bundle", str(error)) from None
+        except BundleOutdated as error:
+            raise StateConflict(f"The trust bundle {error}", {"state": "TRUST_NEWER"}) from None
+
+    def _identities(
+        self, chains: Mapping[str, str], bundle: TrustBundle, pending: Sequence[PendingKey]
+    ) -> Mapping[str, ServiceIdentity]:
+        public_keys = {key.service: public_der(key.key) for key in pending}
+        authorities = authority_certificates(bundle)
+        try:
+            check_certificates(chains, public_keys, authorities, self._kept.site, self._now())
+        except CertificateRefused as error:
+            raise InvalidField("certificates", f"The certificate {error}") from None
+        return {key.service: ServiceIdentity(chains[key.service].encode(), key.key) for key in pending}
+
+    def _pending(self, former: MembershipSet) -> Sequence[PendingKey]:
+        """Gives the keys that wait; not those that are in force since before a crash."""
+        in_force = {identity.key for identity in former.identities.values()}
+        pending = self._files.read_pending()
+        return () if any(key.key in in_force for key in pending) else pending
+
+    def _read(self) -> MembershipSet:
+        try:
+            former = self._files.read()
+        except (OSError, ValueError) as error:
+            raise CannotStart(f"{self._files.current} is damaged ({error}); join again.") from error
+        if former is None:
+            raise CannotStart(
+                f"This site has not joined: {self._files.current} does not exist. "
+                "Get a token with `redoma van grant` on the public site, then run `redoma van join TOKEN` here."
+            )
+        return former
+
+
+def _are_kept(chains: Mapping[str, str], former: MembershipSet) -> bool:
+    return {service: chain.encode() for service, chain in chains.items()} == {
+        service: identity.chain for service, identity in former.identities.items()
+    }
+
+
+def _kept(content: MembershipSet) -> KeptTrust:
+    """Says what a set is about.
+
+    Raises:
+        CannotStart: It is damaged.
+    """
+    try:
+        leaves = {service: read_chain(identity.chain.decode())[0] for service, identity in content.identities.items()}
+        pinned = x509.load_pem_x509_certificates(content.authorities.encode())
+        site = site_of(leaves[OWN_SERVICE])
+        sequence = verify_bundle(content.bundle, pinned, site, 0).sequence
+    except (CertificateRefused, BundleRefused, KeyError, ValueError) as error:
+        raise CannotStart(f"The files of this site's membership are damaged ({error}); join again.") from error
+    return KeptTrust(site, sequence, min(leaf.not_valid_after_utc for leaf in leaves.values()))
