@@ -1,4 +1,4 @@
-"""What the network of sites looks like, as a person is told it: read from the public site or from a private one's files."""
+"""The network of sites as a person is told it: read from the public site, or from a private one's own files."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Draws the sites and the links between them: side by side where the terminal is wide, one below the other where not."""
+"""Draws the sites and their links: side by side where the terminal is wide, one below the other where it is not."""
 
 import time
 from collections.abc import Mapping, Sequence

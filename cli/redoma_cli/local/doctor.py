@@ -1,53 +1,36 @@
 """Looks for what keeps, or will keep, a site on this machine from running, and says what mends it."""
 
-import enum
 import os
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from redoma.chat.v1.openai_pb2 import ListModelsRequest
 from redoma_cli.client import CALL_TIMEOUT_S, EdgeClient, read_demo
 from redoma_cli.context import CommandContext
 from redoma_cli.errors import CliError
-from redoma_cli.local.pki import SITES, DevelopmentAuthority
-from redoma_cli.local.plan import STOP_ORDER, pid_file
-from redoma_cli.local.process import PidFile, holds_deleted_file
-from redoma_cli.local.site import LEAST_FREE_DISK_BYTES, SiteOptions, read_options
-from redoma_cli.local.state import State, read_states
+from redoma_cli.local.doctor_link import link
+from redoma_cli.local.doctor_trust import certificates, clock
+from redoma_cli.local.finding import Finding, Health
+from redoma_cli.local.home import Home
+from redoma_cli.local.options import (
+    LEAST_FREE_DISK_BYTES,
+    SiteChoice,
+    SiteOptions,
+    Sites,
+    is_loopback,
+    read_choice,
+    read_options,
+)
+from redoma_cli.local.plan import PRIVATE_PROCESSES, PROXIES, PUBLIC_PROCESSES, pid_file
+from redoma_cli.local.process import PidFile, ProcessIdentity
+from redoma_cli.local.state import ProcessState, State, read_states
 from redoma_cli.local.supervisor import running_supervisor
-from redoma_cli.local.up import SiteStarter, edge_ready
+from redoma_cli.local.up import check_port, edge_port_wanted, edge_ready, lost_data, van_port_wanted
 
 LEAST_PYTHON = (3, 11)
 LEAST_MEMORY_BYTES = 1 << 30
-EXPIRES_SOON = timedelta(days=14)
-
-
-class Health(enum.Enum):
-    """How something is."""
-
-    GOOD = "good"
-    WARNING = "warning"
-    BAD = "bad"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing looked at.
-
-    Attributes:
-        subject: What was looked at.
-        health: How it is.
-        sentence: What was found.
-        mend: What to do about it; empty when nothing needs doing.
-    """
-
-    subject: str
-    health: Health
-    sentence: str
-    mend: str = ""
 
 
 def examine(context: CommandContext) -> Iterator[Finding]:
@@ -56,16 +39,23 @@ def examine(context: CommandContext) -> Iterator[Finding]:
     yield _compiler()
     yield _disk(context)
     yield _memory()
+    choice = read_choice(context.home) or SiteChoice(Sites.BOTH)
+    sites = choice.sites
     try:
-        options = read_options(context.environ, context.home, context.checkout)
-        yield Finding("model file", Health.GOOD, str(options.weights.path))
-        yield Finding("envoy", Health.GOOD, str(options.envoy))
-        yield _port(context, options)
+        options = read_options(context.environ, context.home, context.checkout, choice)
     except CliError as error:
         yield Finding("choices", Health.BAD, error.message, error.mend)
-    yield from _certificates(context)
-    yield from _processes(context)
-    yield from _edge(context)
+    else:
+        yield from _choices(context, options)
+    now = datetime.now(UTC)
+    yield from certificates(context.home, sites, now)
+    yield clock(context.home, sites, now)
+    yield from _processes(context, sites)
+    demo = read_demo(context.home)
+    if PidFile(pid_file(context.home, "provisioner")).alive() or not sites.has_public:
+        yield from link(context.home, sites, demo)
+    if sites.has_public:
+        yield from _edge(context, sites)
 
 
 def _python() -> Finding:
@@ -111,40 +101,32 @@ def _memory() -> Finding:
     return Finding("memory", Health.GOOD, sentence)
 
 
-def _port(context: CommandContext, options: SiteOptions) -> Finding:
-    try:
-        SiteStarter(context.home, options.port, options.weights.path).check_port()
-    except CliError as error:
-        return Finding("port", Health.BAD, error.message, error.mend)
-    return Finding("port", Health.GOOD, f"{options.port} is free, or this site's own")
-
-
-def _certificates(context: CommandContext) -> Iterator[Finding]:
-    authority = DevelopmentAuthority(context.home.pki)
-    now = datetime.now(UTC)
-    soonest: datetime | None = None
-    for service in SITES:
-        try:
-            expiry = authority.expiry(service)
-        except OSError:
-            yield Finding("certificates", Health.WARNING, f"{service} has none yet.", "Make them with: redoma up")
-            return
-        except ValueError:
-            yield Finding("certificates", Health.BAD, f"{service}'s is damaged.", "Make it anew with: redoma up")
-            return
-        soonest = expiry if soonest is None else min(soonest, expiry)
-    if soonest is None:
+def _choices(context: CommandContext, options: SiteOptions) -> Iterator[Finding]:
+    if options.weights is not None:
+        yield Finding("model file", Health.GOOD, str(options.weights.path))
+    yield Finding("envoy", Health.GOOD, str(options.envoy))
+    if not options.choice.sites.has_public:
         return
-    sentence = f"valid until {soonest:%Y-%m-%d}"
-    if soonest - now < EXPIRES_SOON:
-        yield Finding("certificates", Health.BAD, sentence, "Renew them with: redoma up")
-    else:
-        yield Finding("certificates", Health.GOOD, sentence)
+    for subject, wanted in (
+        ("port", edge_port_wanted(options.port)),
+        ("VAN port", van_port_wanted(options.van_port, options.van_host)),
+    ):
+        try:
+            check_port(context.home, wanted)
+        except CliError as error:
+            yield Finding(subject, Health.BAD, error.message, error.mend)
+        else:
+            yield Finding(subject, Health.GOOD, f"{wanted.port} is free, or this site's own")
+    if options.choice.sites is Sites.PUBLIC and is_loopback(options.van_address):
+        sentence = f"Tokens would name {options.van_address}, which no other machine reaches."
+        yield Finding("VAN port", Health.BAD, sentence, "redoma up --site public --van-address HOST:PORT")
 
 
-def _processes(context: CommandContext) -> Iterator[Finding]:
+def _processes(context: CommandContext, sites: Sites) -> Iterator[Finding]:
     states = read_states(context.home)
-    running = {name for name in STOP_ORDER if PidFile(pid_file(context.home, name)).alive()}
+    wanted = (PUBLIC_PROCESSES if sites.has_public else ()) + (PRIVATE_PROCESSES if sites.has_private else ())
+    alive = {name: PidFile(pid_file(context.home, name)).alive() for name in wanted}
+    running = {name for name, identity in alive.items() if identity}
     if not running:
         yield Finding("processes", Health.BAD, "Nothing runs.", "Start it with: redoma up")
         return
@@ -155,21 +137,30 @@ def _processes(context: CommandContext) -> Iterator[Finding]:
     if supervisor is None:
         mend = "Start one, which adopts what runs, with: redoma up"
         yield Finding("supervisor", Health.BAD, "No supervisor runs, so nobody restarts what dies.", mend)
-    for name in reversed(STOP_ORDER):
-        state = states.get(name)
-        identity = PidFile(pid_file(context.home, name)).alive()
-        if identity is not None and holds_deleted_file(identity.pid, context.home.data):
-            sentence = "Its database was deleted while it ran; what it saves now is lost."
-            yield Finding(name, Health.BAD, sentence, "Start it with a new one: redoma up")
-        elif name in running and state is not None and state.state is State.READY:
-            restarts = f", restarted {state.restarts} times" if state.restarts else ""
-            yield Finding(name, Health.GOOD, f"ready, pid {state.pid}{restarts}")
-        else:
-            now = state.state.value if state is not None and name in running else "does not run"
-            yield Finding(name, Health.BAD, now, f"Read its log: redoma logs {name}")
+    for name in wanted:
+        yield _process(context.home, name, alive[name], states.get(name))
 
 
-def _edge(context: CommandContext) -> Iterator[Finding]:
+def _process(home: Home, name: str, identity: ProcessIdentity | None, state: ProcessState | None) -> Finding:
+    what = " (Envoy)" if name in PROXIES else ""
+    if identity is None:
+        sentence = f"{'Envoy d' if name in PROXIES else 'D'}oes not run."
+        return Finding(name, Health.BAD, sentence, f"Start it with: redoma up; its log: redoma logs {name}")
+    if lost_data(home, identity):
+        sentence = "Its database was deleted while it ran; what it saves now is lost."
+        return Finding(name, Health.BAD, sentence, "Start it with a new one: redoma up")
+    if identity.halted():
+        sentence = f"Halted by a signal, so nothing gets through it (pid {identity.pid}{what})."
+        return Finding(
+            name, Health.BAD, sentence, f"Wake it: kill -CONT {identity.pid}; the supervisor replaces it soon"
+        )
+    if state is not None and state.state is State.READY:
+        restarts = f", restarted {state.restarts} times" if state.restarts else ""
+        return Finding(name, Health.GOOD, f"ready, pid {state.pid}{restarts}")
+    return Finding(name, Health.BAD, state.state.value if state else "unknown", f"Read its log: redoma logs {name}")
+
+
+def _edge(context: CommandContext, sites: Sites) -> Iterator[Finding]:
     demo = read_demo(context.home)
     if demo is None:
         what = "is damaged" if context.home.demo_file.exists() else "is missing"
@@ -177,6 +168,8 @@ def _edge(context: CommandContext) -> Iterator[Finding]:
         return
     if not edge_ready(demo.port):
         mend = "See which process is not ready above, and its log."
+        if sites is Sites.PUBLIC and edge_ready(demo.port, "/healthz"):
+            mend = "No model answers: see the links above, or let a private site in: redoma van grant --site NAME"
         yield Finding("edge", Health.BAD, f"{demo.edge} is not ready.", mend)
         return
     yield Finding("edge", Health.GOOD, f"{demo.edge} is ready, the model too")

@@ -117,8 +117,6 @@ class Memberships:
                 self._standings.lost(site, error.message)
             except TimeoutError:
                 self._standings.lost(site, SiteUnreachable(site).message)
-            except StorageUnavailable:
-                self._log.warning("the database is away", work="memberships", site=site)
             except Exception:
                 self._log.exception("a site can't be listened to", site=site)
                 self._standings.lost(site, "What it says can't be used; the provisioner's log says why.")
@@ -129,6 +127,8 @@ class Memberships:
         return max(RETRY_S, away / MOST_TRIES_PER_S) * random.uniform(0.5, 1.0)  # noqa: S311 (spreads retries)
 
     async def _listen(self, site: str) -> None:
+        # Others may have written meanwhile: whoever joins anew tells what it exposes.
+        self._exposed.pop(site, None)
         async with aclosing(self._channel.watch(site)) as reports:
             async with self._first_calls, asyncio.timeout(FIRST_ANSWER_S):
                 report = await anext(reports)
@@ -146,10 +146,16 @@ class Memberships:
         except InvalidField as error:
             self._log.warning("what a site exposes can't be used", site=site, problem=error.message)
             return
-        if self._exposed.get(site) != connectors:
+        if self._exposed.get(site) == connectors:
+            return
+        try:
             await self._connectors.replace_connectors(site, connectors)
-            self._exposed[site] = connectors
-            self._changed(f"site {site} exposes {len(connectors)} services")
+        except StorageUnavailable:
+            # It is tried again with the next report.
+            self._log.warning("the database is away", work="memberships", site=site)
+            return
+        self._exposed[site] = connectors
+        self._changed(f"site {site} exposes {len(connectors)} services")
 
     async def _write(self) -> None:
         sightings, self._unwritten = self._unwritten, {}

@@ -6,7 +6,8 @@ in the same round, also while what carries the network hangs.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import datetime
 from typing import Protocol
 
@@ -20,7 +21,8 @@ from redoma_provisioner.network.feed import Feed
 from redoma_provisioner.network.kept import KeptNetwork, desired_network, egress_state, what_changed
 from redoma_provisioner.network.metrics import NetworkMetrics
 from redoma_provisioner.network.standings import Standings
-from redoma_provisioner.network.view import NetworkView, Sources, make_view
+from redoma_provisioner.network.site import Site
+from redoma_provisioner.network.view import NetworkView, SiteView, Sources, make_view, site_views
 
 # How soon what another replica of this service wrote is noticed.
 INTERVAL_S = 1.0
@@ -98,6 +100,7 @@ class Reconciler:
         self._work = Periodic("network", INTERVAL_S, self._round, log)
         self.views: Feed[NetworkView] = Feed(NetworkView(), VIEW_PAUSE_S)
         self.replicas: Feed[tuple[Connector, ...]] = Feed((), VIEW_PAUSE_S)
+        self._sources = Sources(KeptNetwork(), driving.observation, driving.kind, standings, 0, now())
         driving.on_observed(self._work.wake)
         standings.on_change(lambda site: self._work.wake())
 
@@ -125,6 +128,11 @@ class Reconciler:
                 await self._rounds.wait_for(lambda: self._done >= wanted)
         except TimeoutError:
             self._log.warning("the egress was not told in time", cause=cause)
+
+    def site_views(self, sites: Iterable[Site]) -> list[SiteView]:
+        """Gives sites that were just read from the store with all that is known of them."""
+        sources = replace(self._sources, now=self._now())
+        return site_views(sites, sources, self.views.value)
 
     async def _round(self) -> None:
         self._begun += 1
@@ -162,6 +170,7 @@ class Reconciler:
     async def _show(self, kept: KeptNetwork, now: datetime) -> None:
         sequence = await self._trust.sequence()
         sources = Sources(kept, self._driving.observation, self._driving.kind, self._standings, sequence, now)
+        self._sources = sources
         view = make_view(sources, self.views.value)
         self.views.set(view)
         members = kept.members(self._driving.kind)

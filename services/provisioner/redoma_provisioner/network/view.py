@@ -1,6 +1,6 @@
 """The network at one moment, as people see it: what is wanted, what is there, and why they differ."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -106,19 +106,29 @@ class Sources:
 def make_view(sources: Sources, former: NetworkView) -> NetworkView:
     """Gives the network as it is, with the times since when each thing said in `former` still holds."""
     links = _links(sources, former)
-    problems = {
-        site: condition.message
-        for site, link in links.items()
-        for condition in link.conditions
-        if condition.type == OPERATIONAL and condition.holds is False
-    }
-    facts = SiteFacts(sources.driver, sources.trust_sequence, sources.kept.certificates, problems)
+    facts = _facts(sources, links)
     return NetworkView(
         sites={site.id: _site(site, sources, facts, former) for site in sources.kept.sites},
         links=links,
         listeners=_listeners(sources, former),
         connectors=_connectors(sources, former),
     )
+
+
+def site_views(sites: Iterable[Site], sources: Sources, view: NetworkView) -> list[SiteView]:
+    """Gives sites that were just read as they are, which `view` may not know yet."""
+    facts = _facts(sources, view.links)
+    return [_site(site, sources, facts, view) for site in sites]
+
+
+def _facts(sources: Sources, links: Mapping[str, LinkView]) -> SiteFacts:
+    problems = {
+        site: condition.message
+        for site, link in links.items()
+        for condition in link.conditions
+        if condition.type == OPERATIONAL and condition.holds is False
+    }
+    return SiteFacts(sources.driver, sources.trust_sequence, sources.kept.certificates, problems)
 
 
 def _site(site: Site, sources: Sources, facts: SiteFacts, former: NetworkView) -> SiteView:

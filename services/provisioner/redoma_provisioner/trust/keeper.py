@@ -1,5 +1,6 @@
 """A private site's side of trust: keys that never leave, certificates for them, and the newest trust bundle."""
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -40,13 +41,11 @@ class KeptTrust:
 
 
 class TrustKeeper:
-    """Keeps trust in files, for one caller at a time; its methods block on the disk. `changed` is told of new trust."""
+    """Keeps trust in files. Its methods block on the disk, and may be called from any thread."""
 
-    __slots__ = ("_changed", "_files", "_kept", "_now")
+    __slots__ = ("_files", "_kept", "_lock", "_now")
 
-    def __init__(
-        self, files: MembershipFiles, now: Callable[[], datetime], changed: Callable[[KeptTrust], None]
-    ) -> None:
+    def __init__(self, files: MembershipFiles, now: Callable[[], datetime]) -> None:
         """Reads what is kept.
 
         Raises:
@@ -54,7 +53,7 @@ class TrustKeeper:
         """
         self._files = files
         self._now = now
-        self._changed = changed
+        self._lock = threading.Lock()
         self._kept = _kept(self._read())
 
     @property
@@ -68,10 +67,11 @@ class TrustKeeper:
         Raises:
             OSError: The disk fails.
         """
-        pending = self._pending(self._read())
-        if not pending:
-            pending = tuple(make_key(service) for service in SERVICES)
-            self._files.write_pending(pending)
+        with self._lock:
+            pending = self._pending(self._read())
+            if not pending:
+                pending = tuple(make_key(service) for service in SERVICES)
+                self._files.write_pending(pending)
         return [key.request for key in pending]
 
     def apply(self, text: str, chains: Mapping[str, str]) -> int:
@@ -84,6 +84,10 @@ class TrustKeeper:
             StateConflict: The bundle is older than the one that is kept.
             OSError: The disk fails; what was kept still is.
         """
+        with self._lock:
+            return self._apply(text, chains)
+
+    def _apply(self, text: str, chains: Mapping[str, str]) -> int:
         former = self._read()
         bundle = self._verified(text, former)
         identities = former.identities
@@ -100,7 +104,6 @@ class TrustKeeper:
         fresh = MembershipSet("".join(content.authorities), content.identity_keys, text, identities)
         self._files.write(fresh)
         self._kept = _kept(fresh)
-        self._changed(self._kept)
 
     def _verified(self, text: str, former: MembershipSet) -> TrustBundle:
         pinned = x509.load_pem_x509_certificates(former.authorities.encode())

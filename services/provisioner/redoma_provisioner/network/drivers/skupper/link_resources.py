@@ -101,7 +101,7 @@ def _credentials(link: Mapping[str, object], secret: Mapping[str, object]) -> Li
     endpoints = spec.get("endpoints")
     if not isinstance(endpoints, list) or not 1 <= len(endpoints) <= MOST_ENDPOINTS:
         raise DriverRefused(f"The Link has no endpoints, or more than {MOST_ENDPOINTS}. {_AGAIN}")
-    if not _KEYS <= set(data) or set(data) - _KEYS - _MORE_KEYS:
+    if not _KEYS.issubset(data) or set(data) - _KEYS - _MORE_KEYS:
         raise DriverRefused(f"The Secret must hold ca.crt, tls.crt and tls.key. {_AGAIN}")
     texts = {str(name): str(value) for name, value in data.items()}
     for name in _KEYS:

@@ -49,7 +49,7 @@ class NetworkProbe:
         return True
 
     async def trusts(self, host: str, port: int, credentials: LinkCredentials) -> Trust:
-        """Tells whether what listens shows a certificate of the link's authority; its names are the router's to check."""
+        """Tells whether what listens shows a certificate of the link's authority, whatever names it has."""
         try:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             context.check_hostname = False
@@ -59,7 +59,7 @@ class NetworkProbe:
         except ssl.SSLCertVerificationError:
             return Trust.UNTRUSTED
         except ssl.SSLError as error:
-            # An alert comes from a router that was trusted and wants a certificate of ours, which a probe does not show.
+            # An alert comes from a router that was trusted and wants a certificate of ours; a probe shows none.
             return Trust.TRUSTED if "ALERT" in (error.reason or "") else Trust.UNTRUSTED
         except (OSError, TimeoutError):
             return Trust.UNREACHABLE

@@ -60,7 +60,7 @@ _KNOWN = (
     ),
     _Known(
         re.compile(r"failed to redeem"),
-        "An AccessToken that Redoma did not put there lies in the namespace's input/resources and is used up: take it out",
+        "An AccessToken of another hand lies in the namespace's input/resources and is used up: take it out",
     ),
     _Known(
         re.compile(r"multiple namespaces found|namespace must be"),

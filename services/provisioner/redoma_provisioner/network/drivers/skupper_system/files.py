@@ -141,6 +141,11 @@ def key_of(manifest: Mapping[str, object]) -> ResourceKey:
         return str(manifest.get("kind", "")), ""
 
 
+def name_of(manifest: Mapping[str, object]) -> str:
+    """Gives the name of a resource; empty where it has none that could be a file's."""
+    return key_of(manifest)[1]
+
+
 def same(wanted: Mapping[str, object], found: Mapping[str, object] | None) -> bool:
     """Tells whether two resources want the same, whatever Skupper noted on one and however it wrote the numbers."""
     return found is not None and all(_plain(wanted.get(key)) == _plain(found.get(key)) for key in ("spec", "data"))
@@ -169,7 +174,7 @@ def _documents(directory: Path, *endings: str) -> Iterator[tuple[Path, list[Mapp
         if content is None:
             continue
         try:
-            documents = list(yaml.load_all(content, Loader=_LOADER))  # noqa: S506  a safe loader, by libyaml
+            documents = list(yaml.load_all(content, Loader=_LOADER))
         except (yaml.YAMLError, RecursionError, ValueError):
             continue
         yield path, [one for one in documents if isinstance(one, dict)]

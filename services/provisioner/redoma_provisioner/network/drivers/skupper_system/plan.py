@@ -7,6 +7,7 @@ from redoma_provisioner.network.driver import DesiredConnector, DesiredLink, Des
 from redoma_provisioner.network.drivers.skupper.link_resources import LinkCredentials
 from redoma_provisioner.network.drivers.skupper.name import checked_label, object_name, split_address
 from redoma_provisioner.network.drivers.skupper.resource import (
+    MANAGED_BY,
     Resource,
     annotation,
     connector,
@@ -14,7 +15,7 @@ from redoma_provisioner.network.drivers.skupper.resource import (
     link,
     listener,
 )
-from redoma_provisioner.network.drivers.skupper_system.files import Known, ResourceKey, same
+from redoma_provisioner.network.drivers.skupper_system.files import Known, ResourceKey, name_of, same
 from redoma_provisioner.network.drivers.skupper_system.ports import Ports
 
 SOURCE = "redoma.io/source"
@@ -68,7 +69,7 @@ def link_there(wanted: DesiredLink, known: Known) -> list[Resource] | None:
     for found in (known.ours, known.kept):
         pair = [found.get(("Link", name)), found.get(("Secret", name))]
         if all(one is not None and _is_of(one, wanted) for one in pair):
-            return [_again(kind, name, one) for kind, one in zip(("Link", "Secret"), pair, strict=True) if one]
+            return [again(one) for one in pair if one is not None]
     return None
 
 
@@ -99,16 +100,24 @@ def not_taken_up(wanted: Sequence[Resource], known: Known, namespace: str) -> se
     return differing | {key for key in dropped if key[0] != "Listener"}
 
 
-def _is_of(found: Mapping[str, object], wanted: DesiredLink) -> bool:
-    return not wanted.resources or annotation(found, SOURCE) == source_of(wanted)
+def link_left(wanted: DesiredLink, known: Known) -> list[Resource]:
+    """Gives the Link and its Secret as they are, whatever they were made of; empty where there are none."""
+    name = link_name(wanted)
+    return [again(known.ours[key]) for key in (("Link", name), ("Secret", name)) if key in known.ours]
 
 
-def _again(kind: str, name: str, manifest: Mapping[str, object]) -> Resource:
-    spec, data = manifest.get("spec"), manifest.get("data")
+def again(manifest: Mapping[str, object]) -> Resource:
+    """Gives the resource that a manifest of ours was made of."""
+    metadata, spec, data = (manifest.get(key) for key in ("metadata", "spec", "data"))
+    notes = metadata.get("annotations") if isinstance(metadata, Mapping) else None
     return Resource(
-        kind,
-        name,
+        str(manifest.get("kind")),
+        name_of(manifest),
         spec if isinstance(spec, Mapping) else {},
-        {SOURCE: annotation(manifest, SOURCE)},
+        {key: value for key, value in notes.items() if key != MANAGED_BY} if isinstance(notes, Mapping) else {},
         data if isinstance(data, Mapping) else {},
     )
+
+
+def _is_of(found: Mapping[str, object], wanted: DesiredLink) -> bool:
+    return not wanted.resources or annotation(found, SOURCE) == source_of(wanted)

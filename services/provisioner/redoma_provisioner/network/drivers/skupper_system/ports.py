@@ -68,9 +68,10 @@ def router_port(config: Path) -> int | None:
     except (OSError, ValueError):
         return None
     for entry in entries if isinstance(entries, list) else ():
-        if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], dict) and entry[0] == "listener":
-            if entry[1].get("name") == ROUTER_LISTENER:
-                return next(iter(_numbers([entry[1].get("port")])), None)
+        if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], dict)):
+            continue
+        if entry[0] == "listener" and entry[1].get("name") == ROUTER_LISTENER:
+            return next(iter(_numbers([entry[1].get("port")])), None)
     return None
 
 

@@ -42,7 +42,8 @@ async def run_program(
         env=dict(environment),
         start_new_session=True,
     )
-    assert process.stdout is not None and process.stderr is not None  # noqa: S101  both were asked for as pipes
+    assert process.stdout is not None  # noqa: S101  asked for as a pipe, as is the other
+    assert process.stderr is not None  # noqa: S101
     ended = False
     try:
         async with asyncio.timeout(timeout_s):
