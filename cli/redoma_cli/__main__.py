@@ -14,6 +14,7 @@ from redoma_cli.commands import (
     engine,
     identity_provider,
     key,
+    operation,
     operator,
     plan,
     price,
@@ -23,6 +24,7 @@ from redoma_cli.commands import (
     tenant,
     usage,
     user,
+    van,
 )
 from redoma_cli.context import error_console
 from redoma_cli.errors import CliError, error_from_os
@@ -34,7 +36,7 @@ def build_app() -> typer.Typer:
     """Gives the program with all its commands."""
     app = typer.Typer(
         name="redoma",
-        help="Serve a private model to many tenants: run a site on this machine, talk to it, administer it.",
+        help="Serve a private model to many tenants: run both sites on this machine, talk to it, administer it.",
         epilog="Examples:  redoma up  ·  redoma chat  ·  redoma ask 'What is a redoma?'",
         no_args_is_help=True,
         add_completion=True,
@@ -56,6 +58,8 @@ def build_app() -> typer.Typer:
     app.add_typer(usage.build(), name="usage")
     app.add_typer(audit.build(), name="audit")
     app.add_typer(engine.build(), name="engine")
+    app.add_typer(van.build(), name="van")
+    app.add_typer(operation.build(), name="operation")
     conformance.add_to(app)
     return app
 

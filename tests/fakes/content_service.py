@@ -57,14 +57,17 @@ class FakeContent(content_pb2_grpc.ContentServiceServicer):
 
 
 class FakePurge(engine_pb2_grpc.EngineServiceServicer):
-    """Notes the tenants to purge, and the metadata that came with the last of them."""
+    """Notes the tenants to purge, and the metadata that came with the last of them; `is_away` refuses instead."""
 
     def __init__(self) -> None:
         self.purged: list[str] = []
+        self.is_away = False
         self.metadata: dict[str, str | bytes] = {}
 
     async def PurgeTenant(self, request: engine_pb2.PurgeTenantRequest, context: Any) -> engine_pb2.PurgeTenantResponse:
         """Notes the tenant."""
+        if self.is_away:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the fake is down")
         self.metadata = dict(context.invocation_metadata())
         self.purged.append(request.tenant)
         return engine_pb2.PurgeTenantResponse(freed_cells=7)
@@ -84,12 +87,9 @@ class FakeServer:
         self._server = grpc.aio.server()
         self.port = 0
 
-    async def start(self, content: FakeContent | None = None, purge: FakePurge | None = None) -> None:
+    async def start(self, content: FakeContent) -> None:
         """Serves what is given."""
-        if content is not None:
-            content_pb2_grpc.add_ContentServiceServicer_to_server(content, self._server)
-        if purge is not None:
-            engine_pb2_grpc.add_EngineServiceServicer_to_server(purge, self._server)
+        content_pb2_grpc.add_ContentServiceServicer_to_server(content, self._server)
         self.port = self._server.add_secure_port("127.0.0.1:0", server_credentials(self._tls))
         await self._server.start()
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 
 from redoma_provisioner.network.condition import Condition
@@ -125,6 +125,17 @@ class FakeNetwork:
         event = asyncio.Event()
         self._watchers.append(event)
         return event
+
+    async def until(self, check: Callable[[], bool], bound_s: float = 20.0) -> None:
+        """Waits until something holds."""
+        changed = self.watch()
+        try:
+            async with asyncio.timeout(bound_s):
+                while not check():
+                    changed.clear()
+                    await changed.wait()
+        finally:
+            self.unwatch(changed)
 
     def unwatch(self, event: asyncio.Event) -> None:
         """Forgets such an event."""

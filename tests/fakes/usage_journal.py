@@ -1,7 +1,5 @@
 """A model process that has a journal of what requests cost, and nothing else."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import grpc
@@ -11,8 +9,6 @@ from redoma.common.v1.usage_pb2 import Usage
 from redoma.model.v1 import engine_pb2 as pb
 from redoma.model.v1 import engine_pb2_grpc
 from redoma_kit.identity import METADATA_KEY
-from redoma_kit.settings import TlsSettings, UpstreamSettings
-from redoma_kit.tls import server_credentials
 
 
 @dataclass(slots=True)
@@ -45,15 +41,3 @@ class FakeJournal(engine_pb2_grpc.EngineServiceServicer):
             await context.abort(grpc.StatusCode.UNAVAILABLE, "away")
         known = (self.records.get(token_id) for token_id in request.token_ids)
         return pb.ListUsageRecordsResponse(records=[record for record in known if record is not None])
-
-    @asynccontextmanager
-    async def served(self, tls: TlsSettings) -> AsyncIterator[UpstreamSettings]:
-        """Serves it with the certificate of the model service, and gives where."""
-        server = grpc.aio.server()
-        engine_pb2_grpc.add_EngineServiceServicer_to_server(self, server)
-        port = server.add_secure_port("127.0.0.1:0", server_credentials(tls))
-        await server.start()
-        try:
-            yield UpstreamSettings(target=f"127.0.0.1:{port}", server_name="model.private.redoma")
-        finally:
-            await server.stop(None)

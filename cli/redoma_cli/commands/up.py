@@ -64,7 +64,7 @@ def up(site: SiteOption = None, join: JoinOption = "", van_address: VanAddressOp
     REDOMA_EDGE_REFLECTION.
     """
     context = make_context()
-    token = sys.stdin.readline().strip() if join == "-" else join.strip()
+    token = read_token(join)
     try:
         context.home.create()
     except OSError as error:
@@ -72,6 +72,11 @@ def up(site: SiteOption = None, join: JoinOption = "", van_address: VanAddressOp
         raise CliError(f"{context.home.root} can't be used: {error.strerror}.", mend) from error
     with site_lock(context.home):
         bring_up(context, site, token, van_address)
+
+
+def read_token(text: str) -> str:
+    """Gives the join token that was typed, or with `-` the one on standard input, which no list of processes shows."""
+    return sys.stdin.readline().strip() if text == "-" else text.strip()
 
 
 def bring_up(context: CommandContext, site: Sites | None, token: str, van_address: str) -> None:

@@ -99,9 +99,10 @@ class SiteRaiser:
         digest = hashlib.sha256("".join(token.split()).encode()).hexdigest()
         joined_now = bool(token) and not (joined_with.exists() and joined_with.read_text().strip() == digest)
         if joined_now:
-            self.starter.clear()
             self._join(token)
             write_private(joined_with, f"{digest}\n".encode())
+            # What ran for a former membership begins anew; nothing of that is left.
+            self.starter.clear()
         membership, trouble = self._membership()
         if membership is None or trouble:
             raise self._not_joined(membership, trouble)
@@ -138,7 +139,7 @@ class SiteRaiser:
         return token
 
     def _join(self, token: str) -> None:
-        self.sites.private_provisioner().join(token, self._directory, self.reporter.step)
+        self.sites.private_provisioner().join(token, self.reporter.step)
 
     def _joined_site(self) -> str:
         membership, trouble = self._membership()

@@ -56,6 +56,11 @@ class Failure:
     message: str
     mend: str
 
+    @classmethod
+    def read(cls, entry: Mapping[str, object]) -> Self:
+        """Reads it from JSON."""
+        return cls(str(entry.get("reason") or ""), str(entry.get("message") or ""), str(entry.get("mend") or ""))
+
 
 @dataclass(frozen=True, slots=True)
 class MembershipState:
@@ -118,7 +123,7 @@ def read_state(directory: Path) -> MembershipState:
             link_address=str(content.get("link_address") or ""),
             linked_since=str(content.get("linked_since") or ""),
             steps=tuple(Step.read(step) for step in content.get("steps") or ()),
-            error=_failure(error) if error else None,
+            error=Failure.read(error) if error else None,
             updated_at=str(content.get("updated_at") or ""),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -198,7 +203,3 @@ def _site_of(certificate: x509.Certificate) -> str:
         if name.startswith(SPIFFE_PREFIX) and slash:
             return site
     raise ValueError("it names no site")
-
-
-def _failure(entry: Mapping[str, object]) -> Failure:
-    return Failure(str(entry.get("reason") or ""), str(entry.get("message") or ""), str(entry.get("mend") or ""))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from redoma_cli.errors import CliError
 from redoma_cli.local.home import PRIVATE_DIRECTORY, write_private
-from redoma_cli.local.membership import Step, read_state
+from redoma_cli.local.membership import Failure, Step
 from redoma_cli.local.plan import fingerprint
 from redoma_cli.local.service import Program, program_files
 
@@ -56,7 +56,7 @@ class ProvisionerProgram:
         """
         return self._run((*self.program.argv, "--make-link-grant", site)).strip()
 
-    def join(self, token: str, membership: Path, heard: Callable[[Step], None]) -> None:
+    def join(self, token: str, heard: Callable[[Step], None]) -> None:
         """Joins with a token, telling each step; the token is on no command line.
 
         Raises:
@@ -76,15 +76,16 @@ class ProvisionerProgram:
                 raise CliError("The provisioner can't be started.")
             process.stdin.write(f"{token}\n")
             process.stdin.close()
+            error: Failure | None = None
             for line in process.stdout:
-                step = parse_step(line)
+                step, told = parse_line(line)
+                error = told or error
                 if step is not None:
                     heard(step)
             said = process.stderr.read()
+        if error is not None:
+            raise CliError(error.message, error.mend)
         if process.returncode:
-            error = read_state(membership).error
-            if error is not None:
-                raise CliError(error.message, error.mend)
             raise CliError(f"Joining failed: {_last_line(said)}", "`redoma doctor` looks for the cause.")
 
     def _run(self, argv: tuple[str, ...]) -> str:
@@ -108,12 +109,16 @@ class ProvisionerProgram:
         return done.stdout
 
 
-def parse_step(line: str) -> Step | None:
-    """Reads a line that `--join` prints; None for one that is no step."""
+def parse_line(line: str) -> tuple[Step | None, Failure | None]:
+    """Reads a line that `--join` prints: a step, or what came of it; neither of what is none of both."""
     try:
-        return Step.read(json.loads(line))
+        entry = json.loads(line)
+        if "title" in entry:
+            return Step.read(entry), None
+        error = entry.get("error")
+        return None, Failure.read(error) if error else None
     except (ValueError, TypeError, KeyError, AttributeError):
-        return None
+        return None, None
 
 
 def _last_line(text: str) -> str:

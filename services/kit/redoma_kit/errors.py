@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import grpc
 from google.protobuf.any_pb2 import Any
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 
 from redoma.common.v1.error_reason_pb2 import ErrorReason
@@ -232,7 +232,10 @@ def failure_from_status(error: grpc.RpcError) -> Failure | None:
         return None
     for key, value in error.trailing_metadata() or ():
         if key == STATUS_DETAILS_KEY and isinstance(value, bytes):
-            return _failure_from_details(error.code(), value)
+            try:
+                return _failure_from_details(error.code(), value)
+            except DecodeError:
+                return None
     return None
 
 

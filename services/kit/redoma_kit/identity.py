@@ -90,7 +90,7 @@ class IdentityVerifier:
         self._audience = audience
         self._now = now
         self._keys: Mapping[str, jwt.PyJWK] = {}
-        self._stamp: tuple[int, int] = (0, 0)
+        self._stamp = (0, 0, 0)
 
     def verify(self, token: str) -> Identity:
         """Checks signature, issuer, audience, lifetime and the presence of every claim.
@@ -144,7 +144,7 @@ class IdentityVerifier:
     def _reload(self) -> None:
         try:
             stat = self._jwks_file.stat()
-            stamp = (stat.st_mtime_ns, stat.st_size)
+            stamp = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
             if stamp != self._stamp:
                 keys = json.loads(self._jwks_file.read_bytes())["keys"]
                 self._keys = {key["kid"]: jwt.PyJWK(key, algorithm=ALGORITHM) for key in keys}

@@ -92,7 +92,18 @@ class NetworkDriverUnavailable(DomainError):
         super().__init__(message, {"driver": driver.value})
 
 
+class NodeMismatch(DomainError):
+    """An Envoy gives itself out as another one than its certificate says."""
+
+    def __init__(self, node: str, proxy: str) -> None:
+        super().__init__(
+            f"The certificate is that of {proxy or 'no Envoy of this site'}, and the node's id is {node[:100]!r}; start "
+            "Envoy with what `redoma-provisioner --print-bootstrap` prints."
+        )
+
+
 ERRORS: ErrorTable = {
+    NodeMismatch: ErrorRule(grpc.StatusCode.PERMISSION_DENIED, ErrorReason.ERROR_REASON_METHOD_DENIED),
     EtagMismatch: ErrorRule(grpc.StatusCode.ABORTED, ErrorReason.ERROR_REASON_ETAG_MISMATCH),
     StateConflict: ErrorRule(grpc.StatusCode.FAILED_PRECONDITION, ErrorReason.ERROR_REASON_STATE_CONFLICT),
     GrantUnknown: ErrorRule(grpc.StatusCode.PERMISSION_DENIED, ErrorReason.ERROR_REASON_GRANT_UNKNOWN),

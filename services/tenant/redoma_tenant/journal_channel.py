@@ -1,5 +1,6 @@
-"""A model process as this service sees it when use is corrected: its journal of what requests cost."""
+"""The replicas of models as this service sees them when use is corrected: their journals of what requests cost."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 
 import grpc
@@ -9,23 +10,35 @@ from redoma.model.v1.engine_pb2_grpc import EngineServiceStub
 from redoma_kit.identity import METADATA_KEY
 from redoma_tenant.meter.counts import TokenCounts
 from redoma_tenant.reconciliation import UsageRecord
+from redoma_tenant.replica_channel import REPLICA_KEY
+from redoma_tenant.replicas import Replicas
 
 LIST = "/redoma.model.v1.EngineService/ListUsageRecords"
 ANSWER_WAIT_S = 5.0
 MOST_RECORDS = 1_000
 
 
-class GrpcJournalChannel:
-    """A model process at the other end of a gRPC channel. `mint` signs an identity for a method of it."""
+class GrpcJournals:
+    """The journals behind the egress, at the other end of a gRPC channel. `mint` signs an identity for a method."""
 
-    def __init__(self, channel: grpc.aio.Channel, mint: Callable[[str], str]) -> None:
-        self._stub = EngineServiceStub(channel)
+    def __init__(self, egress: grpc.aio.Channel, mint: Callable[[str], str], replicas: Replicas) -> None:
+        self._stub = EngineServiceStub(egress)
         self._mint = mint
+        self._replicas = replicas
 
-    async def records(self, token_ids: Sequence[str]) -> Sequence[UsageRecord] | None:
-        """Gives what it knows of at most MOST_RECORDS calls by their `jti`; None if it does not answer."""
+    async def records(self, token_ids: Sequence[str]) -> Sequence[Sequence[UsageRecord] | None]:
+        """Gives what each replica knows of at most MOST_RECORDS calls by their `jti`.
+
+        It is None for one that does not answer, and for those that nobody has listed yet.
+        """
+        known = self._replicas.known
+        if known is None:
+            return [None]
+        return await asyncio.gather(*(self._of(replica, token_ids) for replica in known))
+
+    async def _of(self, replica: str, token_ids: Sequence[str]) -> Sequence[UsageRecord] | None:
         request = engine_pb2.ListUsageRecordsRequest(token_ids=token_ids, page_size=MOST_RECORDS)
-        metadata = ((METADATA_KEY, self._mint(LIST)),)
+        metadata = ((METADATA_KEY, self._mint(LIST)), (REPLICA_KEY, replica))
         try:
             response = await self._stub.ListUsageRecords(request, timeout=ANSWER_WAIT_S, metadata=metadata)
         except grpc.aio.AioRpcError:

@@ -1,6 +1,6 @@
 """The meter with what it does by itself: reconciling, and forgetting what was closed long ago."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
 
 import structlog
@@ -9,7 +9,7 @@ from redoma_kit.periodic import Periodic
 from redoma_tenant.meter.account import Account
 from redoma_tenant.meter.meter import Meter
 from redoma_tenant.meter.queue import AccountQueue, AccountStore
-from redoma_tenant.reconciliation import INTERVAL_S, DueCallStore, Reconciler, UsageJournal
+from redoma_tenant.reconciliation import INTERVAL_S, DueCallStore, Reconciler, UsageJournals
 
 PRUNE_INTERVAL_S = 600.0
 
@@ -21,7 +21,7 @@ class Metering:
         self,
         accounts: AccountStore,
         due_calls: DueCallStore,
-        journals: Sequence[UsageJournal],
+        journals: UsageJournals,
         watch: Callable[[Account], None],
         now: Callable[[], datetime],
         log: structlog.stdlib.BoundLogger,

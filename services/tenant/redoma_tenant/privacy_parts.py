@@ -1,6 +1,6 @@
 """Puts together what answers for people's data: exports, erasures, and the purge of deleted tenants."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import datetime
 
 import grpc
@@ -9,23 +9,19 @@ import structlog
 from redoma_kit.database import Database
 from redoma_kit.periodic import Periodic
 from redoma_tenant.content_channel import GrpcContentChannel, NoContentChannel
-from redoma_tenant.identity import IdentityMinter, SigningKey
+from redoma_tenant.identity import SigningKey
 from redoma_tenant.privacy.certificate import certificate_of
 from redoma_tenant.privacy.eraser import Eraser, ErasurePlace
 from redoma_tenant.privacy.erasures import Erasures
 from redoma_tenant.privacy.export import Exports
-from redoma_tenant.privacy.places import ChatPlace, ModelPlace, SignInPlace
+from redoma_tenant.privacy.places import ChatPlace, SignInPlace
 from redoma_tenant.privacy.purges import Purges
-from redoma_tenant.purge_channel import GrpcPurgeChannel
-from redoma_tenant.servicers.exposed import MODEL_AUDIENCE
 from redoma_tenant.servicers.privacy import PrivacyServicer
 from redoma_tenant.store.erasures import SqlErasureStore
 from redoma_tenant.store.holdings import SqlHoldings
 
 ERASE_INTERVAL_S = 5.0
 PURGE_INTERVAL_S = 2.0
-# As who it calls the model processes.
-ERASER = "platform/eraser"
 
 
 class PrivacyParts:
@@ -39,19 +35,17 @@ class PrivacyParts:
         self,
         database: Database,
         chat: grpc.aio.Channel | None,
-        models: Mapping[str, grpc.aio.Channel],
+        models: ErasurePlace | None,
         signing_key: SigningKey,
-        minter: IdentityMinter,
         now: Callable[[], datetime],
         log: structlog.stdlib.BoundLogger,
     ) -> None:
-        """Takes the channel of the chat service, if there is one, and those of the model processes by their targets."""
-        mint = minter.minted_as(ERASER, MODEL_AUDIENCE)
+        """Takes the channel of the chat service, and what the models hold, where they are configured."""
         store = SqlErasureStore(database)
         content = NoContentChannel() if chat is None else GrpcContentChannel(chat)
         places: list[ErasurePlace] = [
             ChatPlace(content, store),
-            *(ModelPlace(target, GrpcPurgeChannel(channel, mint)) for target, channel in models.items()),
+            *([] if models is None else [models]),
             SignInPlace(store, now),
         ]
         names = [place.name for place in places]

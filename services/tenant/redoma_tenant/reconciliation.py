@@ -1,11 +1,10 @@
-"""Asks the model service's journal about calls whose last counts nobody told, and books what it says.
+"""Asks the models' journals about calls whose last counts nobody told, and books what it says.
 
 A call is asked about when it was settled without its last counts, or when its lease lapsed because its chat died. One
 of which nothing is known anywhere is booked as it was counted last; if it used nothing, that is a settlement without
 entries.
 """
 
-import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -60,11 +59,19 @@ class UsageRecord:
     has_ended: bool
 
 
-class UsageJournal(Protocol):
-    """A model process's journal."""
+class UsageJournals(Protocol):
+    """The journals of all model processes."""
 
-    async def records(self, token_ids: Sequence[str]) -> Sequence[UsageRecord] | None:
-        """Gives what it knows of calls by their `jti`; None if it does not answer."""
+    async def records(self, token_ids: Sequence[str]) -> Sequence[Sequence[UsageRecord] | None]:
+        """Gives what each knows of calls by their `jti`; None for one that does not answer, or is not known yet."""
+
+
+class NoJournals:
+    """Stands for models that are not configured."""
+
+    async def records(self, token_ids: Sequence[str]) -> Sequence[Sequence[UsageRecord] | None]:
+        """Gives nothing."""
+        return ()
 
 
 class DueCallStore(Protocol):
@@ -86,7 +93,7 @@ class Reconciler:
         self,
         store: DueCallStore,
         meter: Meter,
-        journals: Sequence[UsageJournal],
+        journals: UsageJournals,
         now: Callable[[], datetime],
         log: structlog.stdlib.BoundLogger,
     ) -> None:
@@ -100,7 +107,7 @@ class Reconciler:
         """Asks about all calls that are due. May raise StorageUnavailable."""
         while due := await self._store.claim_due(self._now(), MOST_AT_ONCE):
             token_ids = [call.token_id for call in due]
-            answers = await asyncio.gather(*(journal.records(token_ids) for journal in self._journals))
+            answers = await self._journals.records(token_ids)
             known = _together(record for answer in answers if answer is not None for record in answer)
             await self._book(due, known, all_answered=None not in answers)
             if len(due) < MOST_AT_ONCE:

@@ -21,22 +21,23 @@ from redoma_kit.channel import open_channel
 from redoma_kit.database import Database
 from redoma_kit.identity import IdentityVerifier
 from redoma_kit.server import GrpcServer
+from redoma_kit.settings import UpstreamSettings
 from redoma_kit.telemetry import Telemetry
 from redoma_tenant.api_keys import ApiKeys
 from redoma_tenant.audit_parts import AuditParts
 from redoma_tenant.errors import ERRORS
 from redoma_tenant.identity import IdentityMinter, load_signing_key
 from redoma_tenant.identity_providers import IdentityProviders
-from redoma_tenant.journal_channel import GrpcJournalChannel
 from redoma_tenant.meter.watch import QuotaWatch
 from redoma_tenant.metering import Metering
+from redoma_tenant.model_parts import ModelParts
 from redoma_tenant.plans import Plans
 from redoma_tenant.policy import POLICY
 from redoma_tenant.prices import Prices
 from redoma_tenant.privacy_parts import PrivacyParts
 from redoma_tenant.quota import Quotas
+from redoma_tenant.reconciliation import NoJournals
 from redoma_tenant.servicers.api_keys import ApiKeyServicer
-from redoma_tenant.servicers.exposed import MODEL_AUDIENCE
 from redoma_tenant.servicers.meter import MeterServicer
 from redoma_tenant.servicers.quota import QuotaServicer
 from redoma_tenant.servicers.tenants import TenantServicer
@@ -63,8 +64,6 @@ CHECK = "/envoy.service.auth.v3.Authorization/Check"
 MIGRATIONS = Path(__file__).parent / "migrations"
 # Of PostgreSQL.
 SCHEMA = "redoma_tenant"
-# As who it asks the model processes for their journals.
-METER = "platform/meter"
 
 
 def utc_now() -> datetime:
@@ -88,21 +87,22 @@ class TenantServer:
         self.database = Database(settings.database_url, log, SCHEMA, settings.database_connections)
         self.audit = AuditParts(self.database, signing_key, settings, now, log)
         self.sign_in = SignInParts(self.database, minter, self.audit.denials, settings, now, log)
-        models = {
-            model.target: open_channel(model, settings.tls, settings.max_message_bytes) for model in settings.models
-        }
-        chat = None if settings.chat is None else open_channel(settings.chat, settings.tls, settings.max_message_bytes)
-        self._channels = [*models.values(), *([] if chat is None else [chat])]
-        mint = minter.minted_as(METER, MODEL_AUDIENCE)
+        self._channels: list[grpc.aio.Channel] = []
+        chat, egress, provisioner = (
+            self._channel(upstream, settings) for upstream in (settings.chat, settings.egress, settings.provisioner)
+        )
+        self.models = None if egress is None or provisioner is None else ModelParts(egress, provisioner, minter, log)
         self.metering = Metering(
             SqlAccountStore(self.database),
             SqlDueCallStore(self.database),
-            [GrpcJournalChannel(channel, mint) for channel in models.values()],
+            NoJournals() if self.models is None else self.models.journals,
             QuotaWatch(telemetry, log),
             now,
             log,
         )
-        self.privacy = PrivacyParts(self.database, chat, models, signing_key, minter, now, log)
+        self.privacy = PrivacyParts(
+            self.database, chat, None if self.models is None else self.models.place, signing_key, now, log
+        )
         self.grpc = GrpcServer(
             settings,
             POLICY,
@@ -117,6 +117,14 @@ class TenantServer:
         )
         for name, register in self._servicers(settings, now).items():
             self.grpc.add(register, name)
+
+    def _channel(self, upstream: UpstreamSettings | None, settings: TenantSettings) -> grpc.aio.Channel | None:
+        """Gives a channel, to be closed with the service, where another service is configured."""
+        if upstream is None:
+            return None
+        channel = open_channel(upstream, settings.tls, settings.max_message_bytes)
+        self._channels.append(channel)
+        return channel
 
     def _servicers(
         self, settings: TenantSettings, now: Callable[[], datetime]
@@ -162,6 +170,8 @@ class TenantServer:
             raise
         self.audit.start()
         self.sign_in.start()
+        if self.models is not None:
+            self.models.replicas.start()
         self.metering.start()
         self.privacy.start()
         await self.grpc.set_serving(True)
@@ -175,6 +185,8 @@ class TenantServer:
         await self.privacy.stop()
         await self.audit.stop()
         await self.metering.stop()
+        if self.models is not None:
+            await self.models.replicas.stop()
         await self.sign_in.stop()
         for channel in self._channels:
             await channel.close()

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from redoma_kit.database import DEFAULT_CONNECTIONS, DatabaseUrl
@@ -38,11 +38,20 @@ class TenantSettings(ServiceSettings):
     currency: str = Field(
         "USD", pattern=r"^[A-Z]{3}$", description="ISO 4217 code of the currency that prices and budgets are in."
     )
-    models: tuple[UpstreamSettings, ...] = Field(
-        (),
-        description="Every model process, as target and server_name: its journal corrects what was booked of calls "
-        "that were cut, and it forgets tenants that are erased. Without any, the last counts told are the last word.",
+    egress: UpstreamSettings | None = Field(
+        None,
+        description="The egress, by which models are reached: their journals correct what was booked of calls that "
+        "were cut, and they forget tenants that are erased. Unset, the last counts told are the last word.",
+    )
+    provisioner: UpstreamSettings | None = Field(
+        None, description="The public site's provisioner, which lists the models. It and the egress go together."
     )
     chat: UpstreamSettings | None = Field(
         None, description="The chat service, for exports and erasures; unset, both wait until it is set."
     )
+
+    @model_validator(mode="after")
+    def _check_models(self) -> "TenantSettings":
+        if (self.egress is None) != (self.provisioner is None):
+            raise ValueError("egress and provisioner go together: the one reaches the models that the other lists.")
+        return self

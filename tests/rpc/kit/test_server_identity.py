@@ -175,10 +175,12 @@ async def test_the_authorities_are_read_anew_too(rotating: Rotating, tmp_path: P
 
 SERVER = """
 import os
+from redoma_kit.polling import poll_without_event_engine
 from redoma_kit.tls_floor import require_tls_1_3
 require_tls_1_3(os.environ)
+poll_without_event_engine(os.environ)
 import asyncio, sys, structlog, grpc
-from pathlib import Path
+from redoma_kit.polling import run_service
 from redoma_kit.server_identity import ServerIdentity
 from redoma_kit.settings import TlsSettings
 async def main(ca, certificate, key):
@@ -188,7 +190,7 @@ async def main(ca, certificate, key):
     print(server.add_secure_port("127.0.0.1:0", credentials), flush=True)
     await server.start()
     await server.wait_for_termination()
-asyncio.run(main(*sys.argv[1:]))
+run_service(main(*sys.argv[1:]))
 """
 
 

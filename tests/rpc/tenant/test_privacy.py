@@ -20,10 +20,12 @@ from redoma_kit.settings import UpstreamSettings
 from redoma_tenant.store.erasures import SqlErasureStore
 from tests.conftest import TestPki
 from tests.fakes.content_service import FakeContent, FakePurge, FakeServer
+from tests.fakes.replica_directory import FakeEgress, FakeReplicaDirectory
 from tests.rpc.tenant.tenant_site import API_KEYS, TENANTS, TenantSite
 
 PRIVACY = "/redoma.tenant.v1.PrivacyService/"
 USERS = "/redoma.tenant.v1.UserService/"
+REPLICA, OTHER = "private.model-0", "other.model-0"
 WAIT_S = 30.0
 POLLS, POLL_S = 600, 0.05
 
@@ -35,22 +37,25 @@ class Places:
         self.site = TenantSite(pki, folder, database_url)
         self.content, self.purge = FakeContent(), FakePurge()
         self._chat = FakeServer(pki.tls("public", "chat"))
-        self._model = FakeServer(pki.tls("private", "model"))
+        self.provisioner = FakeReplicaDirectory(pki.tls("public", "provisioner"))
+        self.egress = FakeEgress(pki.tls("public", "egress"), **{REPLICA: self.purge})
 
     async def start(self) -> None:
         await self._chat.start(content=self.content)
-        await self._model.start(purge=self.purge)
+        await self.egress.start()
+        await self.provisioner.start()
+        await self.provisioner.show(REPLICA)
         await self.start_tenant()
 
     async def start_tenant(self) -> None:
         chat = UpstreamSettings(target=f"127.0.0.1:{self._chat.port}", server_name="chat.public.redoma")
-        model = UpstreamSettings(target=f"127.0.0.1:{self._model.port}", server_name="model.private.redoma")
-        await self.site.start(chat=chat, models=(model,))
+        await self.site.start(chat=chat, egress=self.egress.upstream, provisioner=self.provisioner.upstream)
 
     async def stop(self) -> None:
         await self.site.stop()
         await self._chat.stop()
-        await self._model.stop()
+        await self.egress.stop()
+        await self.provisioner.stop()
 
     def metadata(self, method: str, **claims: Any) -> Any:
         claims = {"method": f"{PRIVACY}{method}", "tenant": "acme", "scopes": ("tenant.owner",)} | claims
@@ -129,9 +134,9 @@ async def test_an_erasure_is_complete_when_chat_and_every_model_process_have_ack
     assert places.content.erased == [("acme", "")]
     assert places.purge.purged == ["acme"]
     assert "redoma-identity" in places.purge.metadata
-    model = erasure.steps[1].place
-    assert [step.place for step in erasure.steps] == ["chat", model, "tenant"]
-    assert model.startswith("model/127.0.0.1:")
+    assert places.purge.metadata["redoma-replica"] == REPLICA
+    assert [step.place for step in erasure.steps] == ["chat", "model", "tenant"]
+    assert dict(erasure.steps[1].erased) == {"kv_cells": 7, "host_bytes": 0, "replicas": 1}
     assert dict(erasure.steps[0].erased) == {"conversations": 1, "messages": 1, "content_keys": 1}
 
 
@@ -163,6 +168,55 @@ async def test_an_erasure_goes_on_after_a_restart(places: Places) -> None:
     await places.start_tenant()
     await places.complete(name)
     assert places.purge.purged == ["acme"]
+
+
+async def test_each_replica_purges_once_however_long_another_is_away(places: Places) -> None:
+    other = FakePurge()
+    other.is_away = True
+    places.egress.replicas[OTHER] = other
+    await places.provisioner.show(REPLICA, OTHER)
+    name = (await places.erase()).name
+    erasure = await places.until(name, lambda erasure: "1. The model other.model-0" in erasure.steps[1].problem)
+    assert erasure.state == privacy_pb2.Erasure.STATE_PENDING
+    await places.site.stop()
+    await places.start_tenant()
+    other.is_away = False
+    erasure = await places.complete(name)
+    assert (places.purge.purged, other.purged) == (["acme"], ["acme"])
+    assert dict(erasure.steps[1].erased) == {"kv_cells": 14, "host_bytes": 0, "replicas": 2}
+
+
+async def test_a_listed_replica_without_a_way_to_it_holds_the_erasure_until_it_is_gone(places: Places) -> None:
+    await places.provisioner.show(REPLICA, OTHER)
+    name = (await places.erase()).name
+    erasure = await places.until(name, lambda erasure: OTHER in erasure.steps[1].problem)
+    assert erasure.state == privacy_pb2.Erasure.STATE_PENDING
+    await places.provisioner.show(REPLICA)
+    await places.complete(name)
+    assert places.purge.purged == ["acme"]
+
+
+async def test_no_erasure_is_complete_before_the_provisioner_has_said_which_models_there_are(places: Places) -> None:
+    await places.site.stop()
+    await places.provisioner.stop()
+    await places.start_tenant()
+    name = (await places.erase()).name
+    erasure = await places.until(name, lambda erasure: "provisioner" in erasure.steps[1].problem)
+    assert erasure.state == privacy_pb2.Erasure.STATE_PENDING
+    assert places.purge.purged == []
+    await places.provisioner.start()
+    await places.complete(name)
+    assert places.purge.purged == ["acme"]
+
+
+async def test_the_last_list_stands_while_the_provisioner_is_away(places: Places) -> None:
+    await places.complete((await places.erase()).name)
+    await places.provisioner.stop()
+    places.purge.is_away = True
+    name = (await places.erase()).name
+    await places.until(name, lambda erasure: REPLICA in erasure.steps[1].problem)
+    places.purge.is_away = False
+    await places.complete(name)
 
 
 async def test_a_person_is_erased_with_what_his_keys_said_and_his_account(places: Places) -> None:

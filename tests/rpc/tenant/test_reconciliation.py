@@ -14,19 +14,31 @@ from redoma_kit.database import PLATFORM
 from redoma_tenant.store.reservations import SqlDueCallStore
 from redoma_tenant.store.schema import LEDGER_TRANSACTIONS, RESERVATIONS
 from tests.conftest import TestPki
+from tests.fakes.replica_directory import FakeEgress, FakeReplicaDirectory
 from tests.fakes.usage_journal import FakeJournal
 from tests.rpc.tenant.meter_site import MeterSite, usage
 from tests.rpc.tenant.tenant_site import TenantSite
 
 HELD_STILL = 10**6
+KEYS = ("private.model-0", "private.model-1")
 
 
 class Reconciled:
     """A site with a tenant and two model processes; nothing is reconciled but when a test says so."""
 
-    def __init__(self, meter: MeterSite, journals: list[FakeJournal]) -> None:
+    def __init__(self, meter: MeterSite, journals: list[FakeJournal], provisioner: FakeReplicaDirectory) -> None:
         self.meter = meter
         self.journals = journals
+        self.provisioner = provisioner
+
+    async def show(self, *keys: str) -> None:
+        """Lists the model processes of these keys, and waits until the service has heard of it."""
+        await self.provisioner.show(*keys)
+        models = self.meter.site.server.models
+        assert models is not None
+        async with asyncio.timeout(20):
+            while models.replicas.known != keys:  # noqa: ASYNC110 (the service tells nobody of it)
+                await asyncio.sleep(0.01)
 
     async def reconcile(self, after_s: float = 0) -> None:
         """Reconciles after some time."""
@@ -61,13 +73,19 @@ async def reconciled(
     site = TenantSite(pki, tmp_path, migrated_url)
     journals: list[FakeJournal] = [FakeJournal(), FakeJournal()]  # type: ignore[abstract]
     async with AsyncExitStack() as stack:
-        tls = pki.tls("private", "model")
-        models = [await stack.enter_async_context(journal.served(tls)) for journal in journals]
-        await site.start(models=models)
+        egress = FakeEgress(pki.tls("public", "egress"))
+        egress.replicas |= dict(zip(KEYS, journals, strict=True))
+        provisioner = FakeReplicaDirectory(pki.tls("public", "provisioner"))
+        for server in (egress, provisioner):
+            await server.start()
+            stack.push_async_callback(server.stop)
+        await site.start(egress=egress.upstream, provisioner=provisioner.upstream)
         await site.add_tenant()
         meter = MeterSite(site)
         await meter.limit(tokens_per_month=10_000, concurrent_streams=5)
-        yield Reconciled(meter, journals)
+        made = Reconciled(meter, journals, provisioner)
+        await made.show(*KEYS)
+        yield made
         await site.stop()
 
 
@@ -138,6 +156,40 @@ async def test_a_model_that_is_away_is_waited_for_but_not_for_ever(reconciled: R
     assert await reconciled.states() == {"a": "CLOSED"}
     assert await reconciled.used() == 15
     assert "without its last counts" in reconciled.meter.site.log_text.getvalue()
+
+
+async def test_a_listed_model_that_has_no_way_to_it_is_waited_for(reconciled: Reconciled) -> None:
+    await reconciled.meter.reserve("a", 10, 90)
+    await reconciled.show(*KEYS, "private.model-2")
+    await reconciled.reconcile(after_s=31)
+    await reconciled.reconcile(after_s=60)
+    assert await reconciled.states() == {"a": "OPEN"}
+    await reconciled.show(*KEYS)
+    await reconciled.reconcile(after_s=60)
+    assert await reconciled.states() == {"a": "CLOSED"}
+
+
+async def test_models_that_nobody_has_listed_yet_are_waited_for(
+    migrated_url: str, pki: TestPki, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("redoma_tenant.metering.INTERVAL_S", HELD_STILL)
+    site = TenantSite(pki, tmp_path, migrated_url)
+    # Nobody listens at either.
+    away = {
+        name: {"target": "127.0.0.1:9", "server_name": f"{name}.public.redoma"} for name in ("egress", "provisioner")
+    }
+    await site.start(**away)
+    try:
+        await site.add_tenant()
+        meter = MeterSite(site)
+        await meter.limit(tokens_per_month=10_000, concurrent_streams=5)
+        await meter.reserve("a", 10, 90)
+        reconciled = Reconciled(meter, [], FakeReplicaDirectory(pki.tls("public", "provisioner")))
+        await reconciled.reconcile(after_s=31)
+        await reconciled.reconcile(after_s=3_600)
+        assert await reconciled.states() == {"a": "OPEN"}
+    finally:
+        await site.stop()
 
 
 async def test_what_one_model_knows_is_booked_while_another_is_away(reconciled: Reconciled) -> None:

@@ -13,11 +13,10 @@ from redoma.common.v1.error_reason_pb2 import ErrorReason
 from redoma.tenant.v1.api_key_pb2 import ApiKey
 from redoma.tenant.v1.tenant_pb2 import ListTenantsRequest
 from redoma_cli.client import EdgeClient
-from redoma_cli.commands.durations import parse_duration
+from redoma_cli.commands.durations import parse_duration, short_duration
 from redoma_cli.commands.key import key_resource
 from redoma_cli.commands.keys import key_id
-from redoma_cli.commands.site import short_duration
-from redoma_cli.errors import MENDS_BY_REASON, CliError, error_from_os
+from redoma_cli.errors import MENDS_BY_REASON, VAN_MENDS, CliError, error_from_os
 
 
 class Refusing(grpc.GenericRpcHandler):
@@ -75,7 +74,7 @@ def test_unreachable_edge_is_told_with_its_address() -> None:
 
 def test_every_mend_is_for_a_documented_reason() -> None:
     reasons = {name.removeprefix("ERROR_REASON_") for name in ErrorReason.keys()}  # noqa: SIM118
-    assert MENDS_BY_REASON.keys() <= reasons
+    assert MENDS_BY_REASON.keys() | VAN_MENDS.keys() <= reasons
 
 
 @pytest.mark.parametrize("edge", ["ftp://x", "http://", "http:///path"])

@@ -13,7 +13,6 @@ import pytest
 
 from redoma_cli.local.home import Home
 from redoma_cli.local.keeper import Keeper, KeeperTimes, Patience
-from redoma_cli.local.pki import IdentityFiles
 from redoma_cli.local.plan import ProbeSpec, ProcessSpec, log_file, pid_file, write_plan
 from redoma_cli.local.probe import Answer, Probe, open_probe
 from redoma_cli.local.process import (
@@ -194,17 +193,16 @@ def test_pid_taken_by_another_process_is_never_signalled(home: Home) -> None:
 
 @contextlib.contextmanager
 def keeping(
-    home: Home, name: str, times: KeeperTimes, opener: Callable[[ProbeSpec], Probe] | None = None
+    home: Home, name: str, times: KeeperTimes, opener: Callable[[ProbeSpec, Path], Probe] = open_probe
 ) -> Iterator[None]:
     """Keeps one tiny process on a thread of this process."""
-    unused = IdentityFiles(home.pki)
     keeper = Keeper(
         spec=spec_of(name),
         pid_file=PidFile(pid_file(home, name)),
         log_file=log_file(home, name),
         run_directory=home.run,
         journal=Journal(state_file(home)),
-        open_probe=opener or (lambda probe: open_probe(probe, home.run, unused)),
+        open_probe=opener,
         say=print,
         clock=time.monotonic,
         times=times,
@@ -338,9 +336,9 @@ def test_process_that_can_not_be_asked_is_kept_until_it_can(home: Home) -> None:
     (home.run / "model.ready").touch()
     identity = home.pki / "tls.key"
 
-    def open_with_identity(spec: ProbeSpec) -> Probe:
+    def open_with_identity(spec: ProbeSpec, directory: Path) -> Probe:
         identity.read_bytes()
-        return open_probe(spec, home.run, IdentityFiles(home.pki))
+        return open_probe(spec, directory)
 
     with keeping(home, "model", KeeperTimes(longest_backoff_s=0.05), open_with_identity):
         eventually(lambda: state_of(home, "model") is State.SILENT, "nobody can ask it")

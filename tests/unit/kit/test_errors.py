@@ -73,6 +73,13 @@ def test_quotas_in_the_way_survive_the_wire() -> None:
     assert failure_from_status(raised) == failure
 
 
+@pytest.mark.parametrize("details", [b"\xff\xff", b"", b"\x1a\x02\xff\xff"])
+def test_details_that_are_mangled_are_nobodys_words(details: bytes) -> None:
+    trailers = grpc.aio.Metadata(("grpc-status-details-bin", details))
+    raised = grpc.aio.AioRpcError(grpc.StatusCode.INTERNAL, grpc.aio.Metadata(), trailers, "reset")
+    assert failure_from_status(raised) is None
+
+
 def test_every_reason_has_an_example_in_the_proto() -> None:
     text = (Path(__file__).parents[3] / "proto/redoma/common/v1/error_reason.proto").read_text()
     for name in ErrorReason.keys():  # noqa: SIM118 (an enum wrapper, not a dict)

@@ -55,6 +55,9 @@ def test_longest_stream_is_one_variable_for_every_service(config: Path, monkeypa
         ('[tls]\nca_file = "a"', "tls.cert_file"),
         (MINIMAL + 'keyfile = "b"', "tls.keyfile"),
         ("slots = [", "not valid TOML"),
+        ('forwarders = ["public/egress"]\n' + MINIMAL, "forwarders"),
+        ('forwarders = ["spiffe://redoma/public/egress "]\n' + MINIMAL, "forwarders"),
+        ('forwarders = ["spiffe://redoma/*/gateway"]\n' + MINIMAL, "forwarders"),
     ],
 )
 def test_wrong_setting_is_named(tmp_path: Path, text: str, named: str) -> None:
@@ -62,6 +65,12 @@ def test_wrong_setting_is_named(tmp_path: Path, text: str, named: str) -> None:
     file.write_text(text)
     with pytest.raises(SettingsError, match=named):
         load_settings(SampleSettings, file)
+
+
+def test_nobody_forwards_callers_but_who_is_named(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings(SampleSettings, config).forwarders == ()
+    monkeypatch.setenv("REDOMA_SAMPLE_FORWARDERS", '["spiffe://redoma/hospital-a/gateway"]')
+    assert load_settings(SampleSettings, config).forwarders == ("spiffe://redoma/hospital-a/gateway",)
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:

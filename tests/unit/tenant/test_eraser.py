@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from redoma_tenant.identity import SigningKey
 from redoma_tenant.privacy.certificate import certificate_of
 from redoma_tenant.privacy.eraser import Eraser, NotAcknowledged
-from redoma_tenant.privacy.erasures import Erasure, ErasureState, Step, Subject
+from redoma_tenant.privacy.erasures import Erasure, ErasureState, Parts, Step, Subject
 
 AT = datetime(2026, 3, 1, tzinfo=UTC)
 KEY = SigningKey(Ed25519PrivateKey.generate(), "key-1")
@@ -26,11 +26,14 @@ class Place:
     name: str
     away: bool = False
     asked: list[Subject] = field(default_factory=list)
+    parts: Parts = field(default_factory=dict)
+    done: Parts = field(default_factory=dict)
 
-    async def erase(self, subject: Subject) -> Mapping[str, int]:
+    async def erase(self, subject: Subject, done: Parts) -> Mapping[str, int]:
         self.asked.append(subject)
+        self.done = done
         if self.away:
-            raise NotAcknowledged("It is away.")
+            raise NotAcknowledged("It is away.", self.parts)
         return {"conversations": 3}
 
 
@@ -75,6 +78,26 @@ async def test_a_place_that_is_away_keeps_the_erasure_pending_and_the_others_are
     assert len(model.asked) == 3
 
 
+async def test_parts_that_have_erased_are_remembered_until_all_have() -> None:
+    model = Place("model", away=True, parts={"a": {"kv_cells": 1}})
+    store = Store(pending("model"))
+    work = eraser(store, model).work
+    await work()
+    assert store.erasure.steps[0].done == {"a": {"kv_cells": 1}}
+    await work()
+    assert model.done == {"a": {"kv_cells": 1}}
+    model.away = False
+    await work()
+    assert store.complete()
+    assert store.erasure.steps[0].done == {}
+
+
+async def test_a_step_that_names_a_part_of_a_place_is_the_places() -> None:
+    store = Store(pending("model/127.0.0.1:7002"))
+    await eraser(store, Place("model")).work()
+    assert store.complete()
+
+
 async def test_a_place_that_is_not_configured_any_more_is_never_taken_for_erased() -> None:
     store = Store(pending("chat", "model/gone"))
     await eraser(store, Place("chat")).work()
@@ -89,10 +112,10 @@ async def test_a_defect_that_one_erasure_meets_keeps_no_other_waiting() -> None:
             return [broken, self.erasure] if after is None else []
 
     class Picky(Place):
-        async def erase(self, subject: Subject) -> Mapping[str, int]:
+        async def erase(self, subject: Subject, done: Parts) -> Mapping[str, int]:
             if subject.tenant == "globex":
                 raise RuntimeError("a defect")
-            return await super().erase(subject)
+            return await super().erase(subject, done)
 
     store = Both(pending("chat"))
     with capture_logs() as logs:

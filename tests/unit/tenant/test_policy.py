@@ -11,6 +11,7 @@ from envoy.service.auth.v3 import external_auth_pb2
 import redoma_tenant
 from redoma.chat.v1 import conversation_pb2, message_pb2, openai_pb2
 from redoma.model.v1 import engine_pb2, model_pb2
+from redoma.provisioner.v1 import edge_pb2, membership_pb2, network_pb2, operation_pb2
 from redoma.tenant.v1 import (
     api_key_pb2,
     audit_pb2,
@@ -111,6 +112,30 @@ def test_the_engine_is_for_platform_operators_alone() -> None:
             frozenset({"platform.admin"}),
             "platform.admin",
         )
+
+
+def test_the_network_is_for_platform_operators_alone() -> None:
+    table = edge_routes(POLICY)
+    services = [
+        service
+        for file in (edge_pb2, network_pb2, operation_pb2)
+        for service in file.DESCRIPTOR.services_by_name.values()
+    ]
+    not_routed = {f"/redoma.provisioner.v1.NetworkService/{name}" for name in ("RedeemLinkGrant", "WatchReplicas")}
+    assert not_routed < methods(services)
+    for method in methods(services) - not_routed:
+        route = table.resolve("POST", method)
+        assert route is not None, method
+        assert (route.audience, route.scopes, route.wanted_scope, route.is_noted) == (
+            ("provisioner",),
+            frozenset({"platform.admin"}),
+            "platform.admin",
+            True,
+        )
+    membership = methods(list(membership_pb2.DESCRIPTOR.services_by_name.values()))
+    assert membership
+    for method in not_routed | membership:
+        assert table.resolve("POST", method) is None, method
 
 
 def test_no_identity_is_made_for_the_model_service() -> None:

@@ -29,6 +29,7 @@ def test_grpc_paths_are_exact_and_posted() -> None:
         ("/redoma.tenant.v1.ApiKeyService/CreateApiKey", "tenant.admin"),
         ("/redoma.tenant.v1.TenantService/CreateTenant", "platform.admin"),
         ("/redoma.model.v1.EngineService/GetEngineState", "platform.admin"),
+        ("/redoma.provisioner.v1.NetworkService/CreateLinkGrant", "platform.admin"),
     ],
 )
 def test_who_is_refused_is_told_the_least_scope_that_would_do(method: str, wanted: str) -> None:
@@ -42,4 +43,5 @@ def test_only_calls_that_no_audited_service_sees_are_noted_at_the_edge() -> None
     table = edge_routes(POLICY)
     noted = {method for method, route in table._by_method.items() if route.is_noted}
     assert noted
-    assert all(method.startswith("/redoma.model.v1.EngineService/") for method in noted)
+    assert {method.split(".")[1] for method in noted} == {"model", "provisioner"}
+    assert "/redoma.model.v1.EngineService/GetEngineState" in noted

@@ -19,6 +19,7 @@ from redoma_tenant.errors import CannotStart
 from redoma_tenant.identity import IdentityMinter, Principal, load_signing_key
 from redoma_tenant.process import run
 from redoma_tenant.server import MIGRATIONS, SCHEMA, utc_now
+from redoma_tenant.settings import TenantSettings
 from redoma_tenant.store.api_keys import SqlApiKeyStore
 from redoma_tenant.store.schema import METADATA
 from redoma_tenant.store.sign_in import SqlSignInStore
@@ -162,3 +163,16 @@ def test_the_roles_of_postgresql_can_be_printed_for_an_administrator(
     assert "in the database main" in printed
     assert "CREATE SCHEMA redoma_tenant AUTHORIZATION redoma_tenant_owner;" in printed
     assert "hunter2" not in printed
+
+
+@pytest.mark.parametrize("named", ["egress", "provisioner"])
+def test_an_egress_without_who_lists_the_models_is_a_wrong_setting(named: str, pki: TestPki, tmp_path: Path) -> None:
+    upstream = {"target": "127.0.0.1:1", "server_name": f"{named}.public.redoma"}
+    values = {
+        "tls": pki.tls("public", "tenant"),
+        "jwks_file": pki.jwks_file,
+        "database_url": "sqlite+aiosqlite:///none",
+        "signing_key_file": tmp_path / "none",
+    }
+    with pytest.raises(ValueError, match="egress and provisioner go together"):
+        TenantSettings(**values, **{named: upstream})

@@ -21,13 +21,13 @@ from google.protobuf import (
     wrappers_pb2,
 )
 
-from redoma_provisioner.edge.snapshot import TYPES, Config, Snapshot
+from redoma_provisioner.edge.snapshot import TYPES, Config, InvalidSnapshot, Snapshot
 
 BOOTSTRAP = "type.googleapis.com/envoy.config.bootstrap.v3.Bootstrap"
 _OF_PROTOBUF = (any_pb2, descriptor_pb2, duration_pb2, empty_pb2, struct_pb2, timestamp_pb2, wrappers_pb2)
 
 
-class InvalidResource(Exception):
+class InvalidResource(InvalidSnapshot):
     """A resource is not one of its type; the message names it and what is wrong."""
 
     def __init__(self, type_url: str, name: str, problem: str) -> None:

@@ -114,13 +114,16 @@ class Session(ABC):
         return None
 
     def _may_change(self, subscription: Subscription, batch: Batch, served: Served) -> bool:
+        if subscription.type_url not in (LISTENER, ROUTES):
+            return True
+        if not self._is_settled(CLUSTER, served):
+            return False
         if subscription.type_url == LISTENER:
-            return self._is_settled(CLUSTER, served)
-        if subscription.type_url != ROUTES or not batch.changed & subscription.held.keys():
             return True
         clusters = self.subscriptions.get(CLUSTER)
         accepted = clusters is None or not (clusters.unanswered or clusters.refusal)
-        return accepted and self._is_settled(CLUSTER, served) and self._is_settled(LISTENER, served)
+        # Routes that it has none of yet can do no harm.
+        return self._is_settled(LISTENER, served) and (accepted or not batch.changed & subscription.held.keys())
 
     def _may_remove(self, subscription: Subscription, batch: Batch, served: Served) -> bool:
         if not all(self._is_settled(type_url, served) for type_url in TYPES):

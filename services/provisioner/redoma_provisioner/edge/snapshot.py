@@ -17,6 +17,11 @@ SECRET = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret" 
 # The order in which an Envoy is sent what changed: nothing names what it does not have yet.
 TYPES = (SECRET, CLUSTER, ENDPOINTS, LISTENER, ROUTES)
 
+
+class InvalidSnapshot(Exception):
+    """An Envoy can't be served this; the message says why, and names the resource."""
+
+
 Resources = Mapping[str, Mapping[str, Config]]
 
 

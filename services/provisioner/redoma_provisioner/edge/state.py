@@ -62,10 +62,12 @@ class GatewayState:
 
     Attributes:
         site: Its site's id.
-        public_address: host:port of the public site's tunnel listener.
+        public_address: host:port of the public site's tunnel listener; empty is none, so that it dials nowhere.
         exposed: What it leads to.
+        tunnels: How many connections it leaves there; twice the egress's workers at least, as each has its own.
     """
 
     site: str
     public_address: str
     exposed: tuple[Exposed, ...] = ()
+    tunnels: int = 4

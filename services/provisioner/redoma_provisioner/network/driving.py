@@ -84,7 +84,7 @@ class Driving:
         self._desired: DesiredNetwork | None = None
         self._applied: DesiredNetwork | None = None
         self._applied_at = self._not_before = float("-inf")
-        self._failures = 0
+        self._failures = self._repairs = 0
         self._observed: Callable[[], None] = _nobody
         self._work = Periodic("network driver", OBSERVE_INTERVAL_S, self._round, log)
         self._watch: asyncio.Task[None] | None = None
@@ -144,6 +144,7 @@ class Driving:
                 network = await self._observe(desired)
             self.observation = Observation(network, desired, refusal)
             self._failures = 0
+            self._plan_repair()
         except (DriverUnavailable, DriverRefused, TimeoutError) as error:
             self._put_off(former, error)
         except Exception:
@@ -154,11 +155,24 @@ class Driving:
             self._observed()
 
     def _is_due(self, desired: DesiredNetwork) -> bool:
-        interval_s = APPLY_INTERVAL_S if _is_whole(self.observation) else REPAIR_INTERVAL_S
+        interval_s = APPLY_INTERVAL_S if _is_whole(self.observation) else self._repair_interval_s
         return desired != self._applied or self._monotonic() - self._applied_at >= interval_s
+
+    @property
+    def _repair_interval_s(self) -> float:
+        """How long after an apply the next one may try to mend what is still missing: longer each time in a row."""
+        return min(APPLY_INTERVAL_S, REPAIR_INTERVAL_S * 2.0 ** min(self._repairs, 16))
+
+    def _plan_repair(self) -> None:
+        if _is_whole(self.observation):
+            self._repairs = 0
+            return
+        due_in = self._applied_at + self._repair_interval_s - self._monotonic()
+        asyncio.get_running_loop().call_later(max(due_in, LEAST_PAUSE_S), self._work.wake)
 
     async def _apply(self, desired: DesiredNetwork) -> Problem | None:
         applied_at = self._monotonic()
+        self._repairs = self._repairs + 1 if desired == self._applied else 0
         refusal = None
         try:
             await self._driver.apply(desired)

@@ -20,8 +20,8 @@ from redoma_provisioner.network.driving import Driving
 from redoma_provisioner.network.feed import Feed
 from redoma_provisioner.network.kept import KeptNetwork, desired_network, egress_state, what_changed
 from redoma_provisioner.network.metrics import NetworkMetrics
-from redoma_provisioner.network.standings import Standings
 from redoma_provisioner.network.site import Site
+from redoma_provisioner.network.standings import Standings
 from redoma_provisioner.network.view import NetworkView, SiteView, Sources, make_view, site_views
 
 # How soon what another replica of this service wrote is noticed.

@@ -12,10 +12,8 @@ from redoma_provisioner.network.kept import KeptNetwork
 from redoma_provisioner.network.site import Site
 from redoma_provisioner.network.site_conditions import SiteFacts, certificate_expire_time, site_conditions
 from redoma_provisioner.network.standings import Standings
+from redoma_provisioner.network.told import CONFIGURED, MATCHED, OPERATIONAL, REACHABLE, told, unknown
 
-CONFIGURED, OPERATIONAL = "Configured", "Operational"
-MATCHED, REACHABLE = "Matched", "Reachable"
-PENDING = "Pending"
 LINK = "main"
 SEEN_STEP = timedelta(seconds=10)
 
@@ -134,14 +132,14 @@ def _facts(sources: Sources, links: Mapping[str, LinkView]) -> SiteFacts:
 def _site(site: Site, sources: Sources, facts: SiteFacts, former: NetworkView) -> SiteView:
     standing = sources.standings.of(site.id)
     seen = former.sites.get(site.id)
-    told = site_conditions(site, standing, facts, sources.now)
+    conditions = site_conditions(site, standing, facts, sources.now)
     sequence = site.trust_sequence if standing.report is None else standing.report.trust_sequence
     last_seen_time = _last_seen(
         site.last_seen_time, standing.heard_time, None if seen is None else seen.site.last_seen_time
     )
     return SiteView(
         replace(site, last_seen_time=last_seen_time, trust_sequence=sequence),
-        carried_on(sources.now, () if seen is None else seen.conditions, told),
+        carried_on(sources.now, () if seen is None else seen.conditions, conditions),
         certificate_expire_time(site, standing, facts),
         standing.linked,
     )
@@ -159,12 +157,12 @@ def _links(sources: Sources, former: NetworkView) -> dict[str, LinkView]:
     links = {}
     for site in sources.kept.members(sources.driver):
         observed = sources.observation.network.links.get(site)
-        told = () if observed is None else observed.conditions
+        said = () if observed is None else observed.conditions
         seen = former.links.get(site)
         conditions = carried_on(
             sources.now,
             () if seen is None else seen.conditions,
-            _told(sources.observation, told, (CONFIGURED, OPERATIONAL)),
+            told(sources.observation, said, (CONFIGURED, OPERATIONAL)),
         )
         since = [one.since for one in conditions if one.type == OPERATIONAL and one.holds is True]
         tunnels = 0 if observed is None else observed.tunnels
@@ -181,12 +179,12 @@ def _listeners(sources: Sources, former: NetworkView) -> dict[str, ListenerView]
         key = connector.routing_key
         observed = sources.observation.network.listeners.get(key)
         seen = former.listeners.get(key)
-        told = _told(
-            sources.observation,
-            () if observed is None else observed.conditions,
-            (CONFIGURED, MATCHED, REACHABLE),
+        said = () if observed is None else observed.conditions
+        conditions = carried_on(
+            sources.now,
+            () if seen is None else seen.conditions,
+            told(sources.observation, said, (CONFIGURED, MATCHED, REACHABLE)),
         )
-        conditions = carried_on(sources.now, () if seen is None else seen.conditions, told)
         listeners[key] = ListenerView(key, connector.site, "" if observed is None else observed.address, conditions)
     return listeners
 
@@ -198,29 +196,8 @@ def _connectors(sources: Sources, former: NetworkView) -> dict[str, ConnectorVie
         standing = sources.standings.of(connector.site)
         said = () if standing.report is None else standing.report.connector_conditions.get(key, ())
         message = f"{connector.site} does not answer, so it can't say."
-        told = said if standing.linked and said else _unknown((CONFIGURED, MATCHED), "NotLinked", message)
+        answer = said if standing.linked and said else unknown((CONFIGURED, MATCHED), "NotLinked", message)
         seen = former.connectors.get(key)
-        conditions = carried_on(sources.now, () if seen is None else seen.conditions, told)
+        conditions = carried_on(sources.now, () if seen is None else seen.conditions, answer)
         connectors[key] = ConnectorView(connector, conditions)
     return connectors
-
-
-def _told(observation: Observation, seen: tuple[Condition, ...], types: tuple[str, ...]) -> tuple[Condition, ...]:
-    """Gives what a driver saw of a resource, or why it saw nothing; what was refused is told in the driver's words."""
-    if observation.absence is not None:
-        return _unknown(types, observation.absence.reason, observation.absence.message)
-    if not seen:
-        return _unknown(types, PENDING, "It was not looked at yet; that takes a moment.")
-    refusal = observation.refusal
-    if refusal is None:
-        return seen
-    return tuple(
-        replace(one, reason=refusal.reason, message=refusal.message)
-        if one.type == CONFIGURED and one.holds is not True
-        else one
-        for one in seen
-    )
-
-
-def _unknown(types: tuple[str, ...], reason: str, message: str) -> tuple[Condition, ...]:
-    return tuple(Condition(type_, None, reason, message) for type_ in types)

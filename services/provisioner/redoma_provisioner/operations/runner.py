@@ -7,6 +7,7 @@ another one, or the same after its restart, goes on where it was, or says that i
 import asyncio
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -36,7 +37,9 @@ class LeaseLost(Exception):
 class RunnerStore(Protocol):
     """Where operations are kept, as the one who runs them needs it."""
 
-    async def claim(self, runner: str, kinds: Sequence[str], now: datetime, until: datetime) -> tuple[Operation, bool] | None:
+    async def claim(
+        self, runner: str, kinds: Sequence[str], now: datetime, until: datetime
+    ) -> tuple[Operation, bool] | None:
         """Takes the oldest operation that waits, or whose runner's lease has lapsed; tells whether it had begun."""
         ...
 
@@ -44,7 +47,9 @@ class RunnerStore(Protocol):
         """Keeps a lease, and tells whether the operation is to end; None: it is another's by now."""
         ...
 
-    async def keep_steps(self, operation: str, runner: str, steps: Sequence[Step], unless_cancelled: bool) -> bool | None:
+    async def keep_steps(
+        self, operation: str, runner: str, steps: Sequence[Step], unless_cancelled: bool
+    ) -> bool | None:
         """Keeps the steps; False if it is to end and `unless_cancelled`; None: it is another's by now."""
         ...
 
@@ -66,7 +71,9 @@ class Progress:
 
     __slots__ = ("_notices", "_operation", "_runner", "_steps", "_store", "_was_begun")
 
-    def __init__(self, operation: Operation, runner: str, store: RunnerStore, notices: Notices, was_begun: bool) -> None:
+    def __init__(
+        self, operation: Operation, runner: str, store: RunnerStore, notices: Notices, was_begun: bool
+    ) -> None:
         self._operation = operation
         self._runner = runner
         self._store = store
@@ -91,7 +98,7 @@ class Progress:
             OperationCancelled: It was asked to end.
             LeaseLost: Another process runs it.
         """
-        steps = _with(self._operation, self._steps).at_step(number)
+        steps = replace(self._operation, steps=self._steps).at_step(number)
         await self._keep(steps, unless_cancelled=True)
 
     async def count(self, done: int, total: int) -> None:
@@ -101,10 +108,7 @@ class Progress:
             LeaseLost: Another process runs it.
         """
         steps = tuple(
-            Step(one.title, one.state, done, total, one.unit, one.cancellable)
-            if one.state is OperationState.RUNNING
-            else one
-            for one in self._steps
+            replace(one, done=done, total=total) if one.state is OperationState.RUNNING else one for one in self._steps
         )
         await self._keep(steps, unless_cancelled=False)
 
@@ -191,37 +195,39 @@ class OperationRunner:
         self._look.wake()
 
     async def _run(self, operation: Operation, was_begun: bool) -> None:
-        executor = self._executors[operation.kind]
         progress = Progress(operation, self._runner, self._store, self._notices, was_begun)
-        if was_begun and not executor.resumable:
+        if was_begun and not self._executors[operation.kind].resumable:
             message = "The provisioner stopped in the midst of it; ask for it again."
             await self._end(operation, progress, OperationState.FAILED, "SHUTTING_DOWN", message)
             return
-        work = asyncio.ensure_future(executor.run(operation, progress))
+        work = asyncio.ensure_future(self._executors[operation.kind].run(operation, progress))
         renewing = asyncio.ensure_future(self._renew(operation, work))
         try:
-            await work
-            ended = (OperationState.SUCCEEDED, "", "")
-        except OperationCancelled:
-            ended = (OperationState.CANCELLED, "", "")
-        except LeaseLost:
-            self._log.warning("another process runs the operation", operation=operation.name)
+            ended = await self._outcome(operation, work)
+        except (asyncio.CancelledError, LeaseLost):
+            # The service stops, or another process runs it by now.
+            self._log.warning("an operation goes on elsewhere", operation=operation.name)
             return
-        except asyncio.CancelledError:
-            # Of the work alone: the lease was lost. Of this task: the service stops.
-            work.cancel()
-            await asyncio.gather(work, return_exceptions=True)
-            return
-        except DomainError as error:
-            failure = failure_of(error, self._errors)
-            ended = (OperationState.FAILED, failure.reason, failure.message)
-        except Exception:
-            self._log.exception("an operation failed", operation=operation.name, kind=operation.kind)
-            message = f"Something went wrong here; the log has it under {operation.name}."
-            ended = (OperationState.FAILED, "INTERNAL", message)
         finally:
             renewing.cancel()
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
         await self._end(operation, progress, *ended)
+
+    async def _outcome(self, operation: Operation, work: "asyncio.Future[None]") -> tuple[OperationState, str, str]:
+        try:
+            await work
+        except OperationCancelled:
+            return OperationState.CANCELLED, "", ""
+        except DomainError as error:
+            failure = failure_of(error, self._errors)
+            return OperationState.FAILED, failure.reason, failure.message
+        except LeaseLost:
+            raise
+        except Exception:
+            self._log.exception("an operation failed", operation=operation.name, kind=operation.kind)
+            return OperationState.FAILED, "INTERNAL", f"Something went wrong; the log has it under {operation.name}."
+        return OperationState.SUCCEEDED, "", ""
 
     async def _renew(self, operation: Operation, work: "asyncio.Future[None]") -> None:
         while True:
@@ -237,8 +243,14 @@ class OperationRunner:
     async def _end(
         self, operation: Operation, progress: Progress, state: OperationState, reason: str, message: str
     ) -> None:
-        steps = _with(operation, progress.steps).ended_steps(state)
-        ended = _with(operation, steps, state, reason, message, self._now())
+        ended = replace(
+            operation,
+            steps=replace(operation, steps=progress.steps).ended_steps(state),
+            state=state,
+            error_reason=reason,
+            error_message=message,
+            end_time=self._now(),
+        )
         while True:
             try:
                 if not await self._store.end(ended, self._runner):
@@ -247,32 +259,10 @@ class OperationRunner:
             except StorageUnavailable:
                 # Whoever takes it over would do it again.
                 await asyncio.sleep(LOOK_INTERVAL_S)
-        self._log.info("operation ended", operation=operation.name, kind=operation.kind, state=state.value, reason=reason)
+        self._log.info(
+            "operation ended", operation=operation.name, kind=operation.kind, state=state.value, reason=reason
+        )
         self._notices.tell()
 
     async def _prune_old(self) -> None:
         await self._store.prune_operations(self._now() - KEPT)
-
-
-def _with(
-    operation: Operation,
-    steps: tuple[Step, ...],
-    state: OperationState = OperationState.RUNNING,
-    reason: str = "",
-    message: str = "",
-    end_time: datetime | None = None,
-) -> Operation:
-    return Operation(
-        id=operation.id,
-        kind=operation.kind,
-        target=operation.target,
-        arguments=operation.arguments,
-        state=state,
-        steps=steps,
-        creator=operation.creator,
-        create_time=operation.create_time,
-        error_reason=reason,
-        error_message=message,
-        end_time=end_time,
-        cancel_requested=operation.cancel_requested,
-    )

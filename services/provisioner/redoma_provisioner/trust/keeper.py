@@ -1,14 +1,16 @@
 """A private site's side of trust: keys that never leave, certificates for them, and the newest trust bundle."""
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from cryptography import x509
 
 from redoma_kit.errors import InvalidField
 from redoma_provisioner.errors import CannotStart, StateConflict
+from redoma_provisioner.network.driver import DriverKind
 from redoma_provisioner.trust.bundle import (
     BundleOutdated,
     BundleRefused,
@@ -19,7 +21,7 @@ from redoma_provisioner.trust.bundle import (
 from redoma_provisioner.trust.certificate_check import CertificateRefused, check_certificates, read_chain, site_of
 from redoma_provisioner.trust.csr import CertificateRequest
 from redoma_provisioner.trust.keys import PendingKey, make_key, public_der
-from redoma_provisioner.trust.membership_files import MembershipFiles, MembershipSet, ServiceIdentity
+from redoma_provisioner.trust.membership_files import MembershipBusy, MembershipFiles, MembershipSet, ServiceIdentity
 from redoma_provisioner.trust.names import SERVICES
 
 OWN_SERVICE = "provisioner"
@@ -33,11 +35,15 @@ class KeptTrust:
         site: Its id.
         sequence: The number of its trust bundle.
         certificate_expire_time: When the first of its certificates expires.
+        driver: What carries its links.
+        link_address: host:port where the embedded driver links.
     """
 
     site: str
     sequence: int
     certificate_expire_time: datetime
+    driver: DriverKind
+    link_address: str
 
 
 class TrustKeeper:
@@ -54,7 +60,11 @@ class TrustKeeper:
         self._files = files
         self._now = now
         self._lock = threading.Lock()
-        self._kept = _kept(self._read())
+        former = self._read()
+        try:
+            self._kept = kept_of(former)
+        except ValueError as error:
+            raise CannotStart(f"The set of files in {files.current} is damaged ({error}); join again.") from error
 
     @property
     def kept(self) -> KeptTrust:
@@ -65,9 +75,10 @@ class TrustKeeper:
         """Makes new keys and gives the requests for their certificates; the same until those have come.
 
         Raises:
+            StateConflict: The site is joining anew.
             OSError: The disk fails.
         """
-        with self._lock:
+        with self._alone():
             pending = self._pending(self._read())
             if not pending:
                 pending = tuple(make_key(service) for service in SERVICES)
@@ -81,10 +92,10 @@ class TrustKeeper:
 
         Raises:
             InvalidField: The bundle or a certificate is not what this site can believe.
-            StateConflict: The bundle is older than the one that is kept.
+            StateConflict: The bundle is older than the one that is kept, or the site is joining anew.
             OSError: The disk fails; what was kept still is.
         """
-        with self._lock:
+        with self._alone():
             return self._apply(text, chains)
 
     def _apply(self, text: str, chains: Mapping[str, str]) -> int:
@@ -94,16 +105,27 @@ class TrustKeeper:
         if chains and not _are_kept(chains, former):
             identities = self._identities(chains, bundle, self._pending(former))
         if bundle.sequence > self._kept.sequence or identities is not former.identities:
-            self._keep(text, bundle, identities)
+            content = bundle.content
+            fresh = replace(
+                former,
+                authorities="".join(content.authorities),
+                identity_keys=content.identity_keys,
+                bundle=text,
+                identities=identities,
+            )
+            self._files.write(fresh)
+            self._kept = kept_of(fresh)
         if chains:
             self._files.drop_pending()
         return self._kept.sequence
 
-    def _keep(self, text: str, bundle: TrustBundle, identities: Mapping[str, ServiceIdentity]) -> None:
-        content = bundle.content
-        fresh = MembershipSet("".join(content.authorities), content.identity_keys, text, identities)
-        self._files.write(fresh)
-        self._kept = _kept(fresh)
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        try:
+            with self._lock, self._files.locked():
+                yield
+        except MembershipBusy as error:
+            raise StateConflict(str(error), {"state": "JOINING"}) from None
 
     def _verified(self, text: str, former: MembershipSet) -> TrustBundle:
         pinned = x509.load_pem_x509_certificates(former.authorities.encode())
@@ -150,17 +172,18 @@ def _are_kept(chains: Mapping[str, str], former: MembershipSet) -> bool:
     }
 
 
-def _kept(content: MembershipSet) -> KeptTrust:
+def kept_of(content: MembershipSet) -> KeptTrust:
     """Says what a set is about.
 
     Raises:
-        CannotStart: It is damaged.
+        ValueError: It is damaged.
     """
     try:
         leaves = {service: read_chain(identity.chain.decode())[0] for service, identity in content.identities.items()}
         pinned = x509.load_pem_x509_certificates(content.authorities.encode())
         site = site_of(leaves[OWN_SERVICE])
         sequence = verify_bundle(content.bundle, pinned, site, 0).sequence
-    except (CertificateRefused, BundleRefused, KeyError, ValueError) as error:
-        raise CannotStart(f"The files of this site's membership are damaged ({error}); join again.") from error
-    return KeptTrust(site, sequence, min(leaf.not_valid_after_utc for leaf in leaves.values()))
+    except (CertificateRefused, BundleRefused, KeyError) as error:
+        raise ValueError(str(error)) from error
+    first = min(leaf.not_valid_after_utc for leaf in leaves.values())
+    return KeptTrust(site, sequence, first, content.driver, content.link_address)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from redoma_provisioner.network.driver import DriverKind
 from redoma_provisioner.trust.atomic_files import (
     PRIVATE_DIRECTORY,
     PRIVATE_FILE,
@@ -26,7 +27,7 @@ from redoma_provisioner.trust.keys import PendingKey
 from redoma_provisioner.trust.names import SERVICES
 
 CURRENT, VERSIONS, PENDING, LINK, LOCK = "current", "versions", "pending", "link.yaml", ".lock"
-AUTHORITIES, KEY_SET, BUNDLE = "authorities.pem", "jwks.json", "trust.jws"
+AUTHORITIES, KEY_SET, BUNDLE, MEMBERSHIP = "authorities.pem", "jwks.json", "trust.jws", "membership.json"
 CERTIFICATE, KEY, CA = "tls.crt", "tls.key", "ca.crt"
 # The set before the current one stays for those who are reading it.
 KEPT_VERSIONS = 2
@@ -56,12 +57,18 @@ class MembershipSet:
         identity_keys: Who signs callers' identities.
         bundle: The trust bundle that says so, signed.
         identities: By service.
+        driver: What carries the site's links.
+        link_address: host:port where the embedded driver links.
+        joined_with: A hash of the code by which the site joined.
     """
 
     authorities: str
     identity_keys: KeySet
     bundle: str
     identities: Mapping[str, ServiceIdentity]
+    driver: DriverKind
+    link_address: str
+    joined_with: str = ""
 
 
 class MembershipFiles:
@@ -117,12 +124,19 @@ class MembershipFiles:
             for service in SERVICES
             if (version / service).is_dir()
         }
-        return MembershipSet(
-            (version / AUTHORITIES).read_text(),
-            json.loads((version / KEY_SET).read_bytes()),
-            (version / BUNDLE).read_text(),
-            identities,
-        )
+        membership = json.loads((version / MEMBERSHIP).read_bytes())
+        try:
+            return MembershipSet(
+                (version / AUTHORITIES).read_text(),
+                json.loads((version / KEY_SET).read_bytes()),
+                (version / BUNDLE).read_text(),
+                identities,
+                DriverKind(membership["driver"]),
+                str(membership["link_address"]),
+                str(membership["joined_with"]),
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{version / MEMBERSHIP} lacks something") from error
 
     def write(self, content: MembershipSet) -> None:
         """Puts a new set in force, and forgets old ones."""
@@ -150,11 +164,11 @@ class MembershipFiles:
 
     def write_pending(self, keys: Sequence[PendingKey]) -> None:
         """Keeps keys that wait for their certificates, all or none, in place of former ones."""
+        self.drop_pending()
         folder = self.directory / PENDING
         fresh = folder.with_name(f".{PENDING}.new")
-        for leftover in (fresh, folder):
-            if leftover.exists():
-                shutil.rmtree(leftover)
+        if fresh.exists():
+            shutil.rmtree(fresh)
         fresh.mkdir(mode=PRIVATE_DIRECTORY)
         for key in keys:
             write_new(fresh / f"{key.service}.key", key.key)
@@ -164,8 +178,14 @@ class MembershipFiles:
         sync_directory(self.directory)
 
     def drop_pending(self) -> None:
-        """Forgets the keys that wait for their certificates."""
-        shutil.rmtree(self.directory / PENDING, ignore_errors=True)
+        """Forgets the keys that wait for their certificates, all at once."""
+        folder = self.directory / PENDING
+        old = folder.with_name(f".{PENDING}.old")
+        if old.exists():
+            shutil.rmtree(old)
+        if folder.exists():
+            folder.rename(old)
+            shutil.rmtree(old)
 
     def read_link(self) -> str:
         """Gives the documents by which this site's own network links; empty where there are none."""
@@ -185,6 +205,12 @@ class MembershipFiles:
         write_new(folder / AUTHORITIES, authorities)
         write_new(folder / KEY_SET, (json.dumps(content.identity_keys, indent=2) + "\n").encode())
         write_new(folder / BUNDLE, content.bundle.encode())
+        membership = {
+            "driver": content.driver.value,
+            "link_address": content.link_address,
+            "joined_with": content.joined_with,
+        }
+        write_new(folder / MEMBERSHIP, (json.dumps(membership, indent=2) + "\n").encode())
         for service, identity in content.identities.items():
             (folder / service).mkdir(mode=PRIVATE_DIRECTORY)
             write_new(folder / service / CERTIFICATE, identity.chain)

@@ -8,6 +8,7 @@ from enum import Enum
 from pathlib import Path
 
 from redoma_provisioner.trust.atomic_files import write_whole
+from redoma_provisioner.trust.keeper import KeptTrust
 
 STATE_FILE = "state.json"
 
@@ -91,24 +92,28 @@ class StandingFile:
         write_whole(self._file, (json.dumps(value, indent=2) + "\n").encode())
         self._written = standing
 
-    def update(self, now: datetime, trust_sequence: int, expire_time: datetime, linked_since: datetime | None) -> None:
-        """Keeps what changes while the site runs, beside what it joined with.
+    def update(self, kept: KeptTrust, linked_since: datetime | None, now: datetime) -> None:
+        """Keeps how the site stands while it runs; the steps by which it joined stay.
 
         Raises:
             OSError: The disk fails.
         """
         former = self._written or self.read() or SiteStanding(Phase.JOINED)
-        phase = Phase.JOINED if linked_since is None else Phase.LINKED
-        self.write(
-            replace(
-                former,
-                phase=phase,
-                trust_sequence=trust_sequence,
-                certificate_expire_time=expire_time,
-                linked_since=linked_since,
-            ),
-            now,
-        )
+        self.write(standing_of(kept, former, linked_since), now)
+
+
+def standing_of(kept: KeptTrust, former: SiteStanding, linked_since: datetime | None = None) -> SiteStanding:
+    """Gives how a site stands that has joined."""
+    return replace(
+        former,
+        phase=Phase.JOINED if linked_since is None else Phase.LINKED,
+        site=kept.site,
+        driver=kept.driver.value,
+        link_address=kept.link_address,
+        trust_sequence=kept.sequence,
+        certificate_expire_time=kept.certificate_expire_time,
+        linked_since=linked_since,
+    )
 
 
 def _standing(value: Mapping[str, object]) -> SiteStanding:

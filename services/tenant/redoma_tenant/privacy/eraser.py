@@ -3,17 +3,25 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from types import MappingProxyType
 from typing import Protocol
 
 import structlog
 
-from redoma_tenant.privacy.erasures import Erasure, ErasureState, Step, Subject
+from redoma_tenant.privacy.erasures import Erasure, ErasureState, Parts, Step, Subject
 
 BATCH = 100
 
 
 class NotAcknowledged(Exception):
-    """A place can't be asked, or could not erase all; the message is one neutral sentence."""
+    """A place can't be asked, or could not erase all; the message says why in neutral words.
+
+    `done` is what those of its parts have erased that did.
+    """
+
+    def __init__(self, message: str, done: Parts = MappingProxyType({})) -> None:
+        super().__init__(message)
+        self.done = done
 
 
 class ErasurePlace(Protocol):
@@ -23,8 +31,10 @@ class ErasurePlace(Protocol):
     def name(self) -> str:
         """What people call the place."""
 
-    async def erase(self, subject: Subject) -> Mapping[str, int]:
+    async def erase(self, subject: Subject, done: Parts) -> Mapping[str, int]:
         """Erases the subject's content; gives how many things it was, by kind. Erasing again does no harm.
+
+        `done` is what parts of the place have erased already; a place of one part has none.
 
         Raises:
             NotAcknowledged: Something may be left.
@@ -91,12 +101,13 @@ class Eraser:
         return replace(complete, certificate=self._certify(complete))
 
     async def _asked(self, step: Step, erasure: Erasure) -> Step:
-        place = self._places.get(step.place)
+        # A step may name a part of a place, as `model/host:port` does.
+        place = self._places.get(step.place) or self._places.get(step.place.partition("/")[0])
         if place is None:
             return replace(step, problem="The place is not configured any more; configure it, so that it can be asked.")
         try:
-            erased = await place.erase(erasure.subject)
+            erased = await place.erase(erasure.subject, step.done)
         except NotAcknowledged as error:
             self._log.warning("erasure not acknowledged", erasure=erasure.name, place=step.place, problem=str(error))
-            return replace(step, problem=str(error))
-        return replace(step, acknowledge_time=self._now(), erased=dict(erased), problem="")
+            return replace(step, problem=str(error), done=error.done)
+        return replace(step, acknowledge_time=self._now(), erased=dict(erased), problem="", done={})

@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum
 from typing import Protocol
@@ -10,6 +10,9 @@ from typing import Protocol
 from redoma_kit.errors import ResourceNotFound
 from redoma_tenant.names import check_display_name, tenant_name
 from redoma_tenant.pages import Page, TimePlace, read_page_by_time
+
+# What parts of a place have erased, by their names: how many things, by kind.
+Parts = Mapping[str, Mapping[str, int]]
 
 
 class ErasureState(Enum):
@@ -36,12 +39,14 @@ class Step:
         acknowledge_time: When it said that nothing is left; None before.
         erased: How many things it erased, by kind.
         problem: Why it has not acknowledged yet, one sentence; empty if it has, or was not asked yet.
+        done: What its parts have erased while others have not; empty once it has acknowledged.
     """
 
     place: str
     acknowledge_time: datetime | None = None
     erased: Mapping[str, int] | None = None
     problem: str = ""
+    done: Parts = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

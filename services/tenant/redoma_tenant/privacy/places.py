@@ -1,14 +1,18 @@
 """The places that content is erased from."""
 
+import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
 from redoma_kit.errors import StorageUnavailable
 from redoma_tenant.privacy.eraser import NotAcknowledged
-from redoma_tenant.privacy.erasures import Subject
+from redoma_tenant.privacy.erasures import Parts, Subject
+from redoma_tenant.replicas import Replicas
 
-SIGN_IN, CHAT = "tenant", "chat"
+SIGN_IN, CHAT, MODEL = "tenant", "chat", "model"
+TOLD_PROBLEMS = 3
 
 
 class PersonStore(Protocol):
@@ -29,10 +33,10 @@ class ContentChannel(Protocol):
 
 
 class PurgeChannel(Protocol):
-    """A model process."""
+    """The replicas of models."""
 
-    async def purge(self, tenant: str) -> Mapping[str, int]:
-        """Drops all that was computed for the tenant. Raises NotAcknowledged."""
+    async def purge(self, replica: str, tenant: str) -> Mapping[str, int]:
+        """Drops all that a replica computed for the tenant. Raises NotAcknowledged."""
 
 
 class ChatPlace:
@@ -46,7 +50,7 @@ class ChatPlace:
         self._channel = channel
         self._people = people
 
-    async def erase(self, subject: Subject) -> Mapping[str, int]:
+    async def erase(self, subject: Subject, done: Parts) -> Mapping[str, int]:
         """Erases the subject's conversations; without a principal the tenant's content key too."""
         principals = await _asked(self._people, subject) if subject.principal else [""]
         erased: dict[str, int] = {}
@@ -57,17 +61,42 @@ class ChatPlace:
 
 
 class ModelPlace:
-    """The caches of one model process, which knows tenants and not principals."""
+    """The caches of all replicas of models, which know tenants and not principals.
 
-    __slots__ = ("_channel", "name")
+    A replica that is listed and does not answer holds the erasure up; one that is listed no more is gone, and so is
+    what it held. Each is asked until it has purged, and then not again: purging ends the tenant's requests.
+    """
 
-    def __init__(self, target: str, channel: PurgeChannel) -> None:
-        self.name = f"model/{target}"
+    __slots__ = ("_channel", "_replicas")
+
+    name = MODEL
+
+    def __init__(self, replicas: Replicas, channel: PurgeChannel) -> None:
+        self._replicas = replicas
         self._channel = channel
 
-    async def erase(self, subject: Subject) -> Mapping[str, int]:
-        """Drops what was computed for the subject's tenant."""
-        return await self._channel.purge(subject.tenant)
+    async def erase(self, subject: Subject, done: Parts) -> Mapping[str, int]:
+        """Drops what was computed for the subject's tenant, everywhere but in the replicas that are `done`."""
+        listed = self._replicas.known
+        if listed is None:
+            raise NotAcknowledged("The provisioner has not said yet which models there are.", done)
+        asked = [replica for replica in listed if replica not in done]
+        outcomes = await asyncio.gather(*(self._purged(replica, subject.tenant) for replica in asked))
+        purged = dict(done) | {
+            replica: it for replica, it in zip(asked, outcomes, strict=True) if not isinstance(it, str)
+        }
+        left = [replica for replica in self._replicas.known or () if replica not in purged]
+        if left:
+            problems = [outcome for outcome in outcomes if isinstance(outcome, str)][:TOLD_PROBLEMS]
+            raise NotAcknowledged(f"Models that have not purged: {len(left)}. {' '.join(problems)}".rstrip(), purged)
+        return _total(purged)
+
+    async def _purged(self, replica: str, tenant: str) -> Mapping[str, int] | str:
+        """Gives what was dropped, or why it was not."""
+        try:
+            return await self._channel.purge(replica, tenant)
+        except NotAcknowledged as error:
+            return str(error)
 
 
 class SignInPlace:
@@ -81,7 +110,7 @@ class SignInPlace:
         self._people = people
         self._now = now
 
-    async def erase(self, subject: Subject) -> Mapping[str, int]:
+    async def erase(self, subject: Subject, done: Parts) -> Mapping[str, int]:
         """Forgets the person behind a principal; of a whole tenant people and keys stay, so that it can go on."""
         if not subject.principal:
             return {}
@@ -96,3 +125,11 @@ async def _asked(people: PersonStore, subject: Subject) -> Sequence[str]:
         return await people.principals_of(subject)
     except StorageUnavailable:
         raise NotAcknowledged("The database does not answer.") from None
+
+
+def _total(parts: Parts) -> Mapping[str, int]:
+    """Adds up what the replicas dropped, and counts them."""
+    total = Counter[str]()
+    for counts in parts.values():
+        total.update(counts)
+    return {**total, "replicas": len(parts)}

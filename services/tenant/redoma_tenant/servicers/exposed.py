@@ -6,6 +6,7 @@ from google.protobuf.descriptor import FileDescriptor, ServiceDescriptor
 
 from redoma.chat.v1 import conversation_pb2, message_pb2, openai_pb2
 from redoma.model.v1 import engine_pb2
+from redoma.provisioner.v1 import edge_pb2, network_pb2, operation_pb2
 from redoma.tenant.v1 import api_key_pb2, audit_pb2, privacy_pb2, quota_pb2, tenant_pb2, usage_pb2, user_pb2
 from redoma_kit.identity import PLATFORM_ADMIN
 from redoma_kit.policy import EDGE, Policy
@@ -20,6 +21,7 @@ CHAT_AUDIENCE = ("chat", "model", "tenant")
 TENANT_AUDIENCE = ("tenant",)
 # For operators only: what it shows and does concerns all tenants.
 MODEL_AUDIENCE = ("model",)
+PROVISIONER_AUDIENCE = ("provisioner",)
 CHAT_SCOPES = frozenset({GENERATE, CONVERSATIONS})
 CHAT_FILES = (openai_pb2.DESCRIPTOR, conversation_pb2.DESCRIPTOR, message_pb2.DESCRIPTOR)
 TENANT_FILES = (
@@ -31,14 +33,26 @@ TENANT_FILES = (
     audit_pb2.DESCRIPTOR,
     privacy_pb2.DESCRIPTOR,
 )
-MODEL_FILES = (engine_pb2.DESCRIPTOR,)
+# Services without audit trails of their own, by what their identities are for.
+OPERATORS_FILES = {
+    MODEL_AUDIENCE: (engine_pb2.DESCRIPTOR,),
+    PROVISIONER_AUDIENCE: (network_pb2.DESCRIPTOR, operation_pb2.DESCRIPTOR, edge_pb2.DESCRIPTOR),
+}
+# A site that joins has no key yet, and comes to a port of its own; services follow the replicas by their certificates.
+NOT_ROUTED = frozenset(
+    {
+        "/redoma.provisioner.v1.NetworkService/RedeemLinkGrant",
+        "/redoma.provisioner.v1.NetworkService/WatchReplicas",
+    }
+)
 OPENAI_SERVICE = "redoma.chat.v1.OpenAIService"
 # The scopes from the least to the greatest: whoever is refused is told to get the least that would do.
 RANKED_SCOPES = (GENERATE, CONVERSATIONS, TENANT_READ, TENANT_ADMIN, TENANT_OWNER, PLATFORM_ADMIN)
 
 
 def edge_routes(policy: Policy) -> RouteTable:
-    """Gives the routes to every method of chat and of the engines, and to those of this service that `policy` opens."""
+    """Gives the routes to every method of chat, to those of this service that `policy` opens, and to what operators do
+    with engines and with the network."""
     routes: list[Route] = []
     rest: list[tuple[RestPath, Route]] = []
     for service in _services(CHAT_FILES):
@@ -53,10 +67,10 @@ def edge_routes(policy: Policy) -> RouteTable:
             if rule is not None and rule.peers & EDGE:
                 scopes = rule.any_scope | rule.all_scopes
                 routes.append(Route(method_path(method), TENANT_AUDIENCE, scopes, _least(scopes)))
-    for service in _services(MODEL_FILES):
+    for audience, files in OPERATORS_FILES.items():
+        paths = (method_path(method) for service in _services(files) for method in service.methods)
         routes += (
-            Route(method_path(method), MODEL_AUDIENCE, PLATFORM, PLATFORM_ADMIN, is_noted=True)
-            for method in service.methods
+            Route(path, audience, PLATFORM, PLATFORM_ADMIN, is_noted=True) for path in paths if path not in NOT_ROUTED
         )
     return RouteTable(routes, rest)
 

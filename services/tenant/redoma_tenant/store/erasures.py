@@ -192,9 +192,16 @@ def _step_to_json(step: Step) -> dict[str, Any]:
         "acknowledge_time": step.acknowledge_time.isoformat() if step.acknowledge_time else None,
         "erased": dict(step.erased or {}),
         "problem": step.problem,
+        "done": {part: dict(counts) for part, counts in step.done.items()},
     }
 
 
 def _step_from_json(value: Mapping[str, Any]) -> Step:
     at = value["acknowledge_time"]
-    return Step(value["place"], datetime.fromisoformat(at) if at else None, value["erased"], value["problem"])
+    return Step(
+        value["place"],
+        datetime.fromisoformat(at) if at else None,
+        value["erased"],
+        value["problem"],
+        value.get("done", {}),
+    )

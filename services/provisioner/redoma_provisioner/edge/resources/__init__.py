@@ -1,1 +1,1 @@
-"""What each Envoy is served, made from settings and from the facts of the network, as plain values of Envoy's v3 API."""
+"""What each Envoy is served, made from settings and the facts of the network, as plain values of Envoy's v3 API."""

@@ -4,8 +4,9 @@ import ipaddress
 import re
 
 from redoma_kit.settings import UpstreamSettings
+from redoma_provisioner.edge.resources.stream_manager import windows
 from redoma_provisioner.edge.resources.tls import type_url, upstream_tls
-from redoma_provisioner.edge.snapshot import Config
+from redoma_provisioner.edge.snapshot import Config, InvalidSnapshot
 
 BUFFER_BYTES = 1 << 20
 MAX_REQUESTS = 4096
@@ -13,7 +14,7 @@ UNIX = "unix:"
 _SERVER_NAME = re.compile(r"([a-z][a-z0-9-]*)\.([a-z][a-z0-9-]*)\.redoma")
 
 
-class InvalidAddress(ValueError):
+class InvalidAddress(InvalidSnapshot):
     """An address in the settings is not one; the message says how it should look."""
 
 
@@ -118,14 +119,13 @@ def circuit_breakers(max_retries: int) -> Config:
 
 
 def http2(ping_s: int) -> Config:
-    """Gives the options of a cluster that speaks HTTP/2 and pings each `ping_s` seconds, so that it sees a dead peer."""
+    """Gives the options of a cluster that speaks HTTP/2, and pings each `ping_s` seconds to notice a dead peer."""
     return {
         "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
             "@type": type_url("envoy.extensions.upstreams.http.v3.HttpProtocolOptions"),
             "explicit_http_config": {
                 "http2_protocol_options": {
-                    "initial_stream_window_size": 256 << 10,
-                    "initial_connection_window_size": BUFFER_BYTES,
+                    **windows(),
                     "connection_keepalive": {"interval": f"{ping_s}s", "timeout": f"{ping_s}s"},
                 }
             },

@@ -2,10 +2,19 @@
 
 from dataclasses import dataclass
 
-from redoma_provisioner.edge.snapshot import CLUSTER, ENDPOINTS, LISTENER, ROUTES, SECRET, Config, Snapshot
+from redoma_provisioner.edge.snapshot import (
+    CLUSTER,
+    ENDPOINTS,
+    LISTENER,
+    ROUTES,
+    SECRET,
+    Config,
+    InvalidSnapshot,
+    Snapshot,
+)
 
 
-class DuplicateResource(ValueError):
+class DuplicateResource(InvalidSnapshot):
     """Two resources of a type have the same name; the message names it."""
 
 

@@ -22,8 +22,8 @@ SITE = "redoma.io/site"
 INVITED_UNTIL = "redoma.io/invited-until"
 _LONGEST_SITE = 45
 _KEY_WARNING = (
-    "# This holds a private key. Whoever has it can link to the network until the site is revoked: pass it on by a way\n"
-    "# that nobody else reads, and remove it once the site is linked.\n"
+    "# This holds a private key: whoever has it can link to the network until the site is revoked.\n"
+    "# Pass it on by a way that nobody else reads, and remove it once the site is linked.\n"
 )
 
 
@@ -43,7 +43,7 @@ class LinkAccess:
 
 
 def new_access(site: str, access: LinkAccess, ports: Ports, nonce: str, until: float) -> Resource:
-    """Makes the access of a site that is invited. The nonce in its names gives it an authority that nobody had before."""
+    """Makes the access of a site that is invited; the nonce gives it an authority that nobody had before."""
     name = f"{object_name(site)[:_LONGEST_SITE].rstrip('-')}-{nonce}"
     made = router_access(
         name, {"edge": ports.take()}, bind_host=access.bind_host, hosts=[access.host], issuer=f"{name}-ca"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from redoma_provisioner.network.driver import DriverRefused, DriverUnavailable
 from redoma_provisioner.network.drivers.skupper_system.failure import GET_IT, VERSION, failure_of, is_refusal
-from redoma_provisioner.network.drivers.skupper_system.process import Outcome, TooMuchOutput, run_program
+from redoma_provisioner.network.drivers.skupper_system.process import Outcome, RunProgram, TooMuchOutput, run_program
 
 OLDEST = (2, 2, 1)
 NEWEST_MAJOR = 2
@@ -40,8 +40,10 @@ class SkupperCli:
         *,
         data_base: str | None = None,
         limits: CliLimits | None = None,
+        run: RunProgram = run_program,
     ) -> None:
         """Only the part of `environ` that Skupper reads is passed on; `data_base` replaces its XDG_DATA_HOME."""
+        self._run_program = run
         self._executable = executable
         self._place = ("-n", namespace, "-p", platform)
         kept = {name: value for name, value in environ.items() if _PASSED_ON.fullmatch(name)}
@@ -100,7 +102,7 @@ class SkupperCli:
         shown = " ".join(command[:2])
         arguments = (self._executable, *command, *(self._place if placed else ()))
         try:
-            return await run_program(arguments, self._environment, timeout_s=timeout_s)
+            return await self._run_program(arguments, self._environment, timeout_s=timeout_s)
         except (FileNotFoundError, PermissionError):
             raise DriverRefused(
                 f"Skupper's CLI is not found as {self._executable!r}, and this needs {VERSION}: {GET_IT}."

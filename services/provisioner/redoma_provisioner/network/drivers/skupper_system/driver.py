@@ -5,12 +5,12 @@ runs on something else than is wanted; where that fails the former files come ba
 """
 
 import asyncio
-import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from functools import partial
 
 from redoma_provisioner.network.driver import (
     AdmittedSite,
+    DesiredConnector,
     DesiredLink,
     DesiredListener,
     DesiredNetwork,
@@ -56,8 +56,7 @@ class SkupperSystemDriver:
         redeemer: Redeemer,
         watch: Watch,
         clock: Callable[[], float],
-        *,
-        nonce: Callable[[], str] = partial(secrets.token_hex, 4),
+        nonce: Callable[[], str],
     ) -> None:
         """`clock`: seconds since the epoch. `nonce`: makes the name of each invitation's authority one of its own."""
         self._site = site
@@ -77,28 +76,28 @@ class SkupperSystemDriver:
         return DriverKind.SKUPPER_SYSTEM
 
     async def apply(self, desired: DesiredNetwork) -> None:
-        """Makes what is wanted true. A link that can't be made is told once all else was applied."""
+        """Makes what is wanted true. A link or connector that can't be made is told once all else was applied."""
         async with self._applying:
             await self._cli.check_version()
             known = await asyncio.to_thread(self._files.read)
-            wanted = [*self._footing(desired.site, known), *plan.connectors(desired.connectors)]
+            wanted = self._footing(desired.site, known)
             if self._site.link_access is not None:
                 wanted += self._kept_accesses(desired.admitted, known)
                 wanted += await asyncio.to_thread(self._listeners, desired.listeners, known)
-            links, failure = await self._links(desired, known)
-            await self._installer.install([*wanted, *links], known)
-            if failure is not None:
-                raise failure
+            failures = list[DriverRefused | DriverUnavailable]()
+            wanted += _connectors(desired.connectors, failures)
+            wanted += await self._links(desired, known, failures)
+            await self._installer.install(wanted, known)
+            _raise_all(failures)
 
     async def observe(self, desired: DesiredNetwork) -> ObservedNetwork:
         """Tells what is there of what is wanted."""
         await self._cli.check_version()
         return await self._observer.observe(desired, await asyncio.to_thread(self._files.read))
 
-    async def changes(self) -> AsyncIterator[None]:
+    def changes(self) -> AsyncGenerator[None, None]:
         """Yields when Skupper has written a status, or its router's configuration."""
-        async for _ in self._watch.changes():
-            yield
+        return self._watch.changes()
 
     async def invite(self, site: str, ttl_s: float) -> str:
         """Gives a Link and its Secret, which holds a private key; it is this site's alone and ends with it.
@@ -147,19 +146,20 @@ class SkupperSystemDriver:
         return Ports(first, held, partial(can_be_bound, host))
 
     async def _links(
-        self, desired: DesiredNetwork, known: Known
-    ) -> tuple[list[Resource], DriverRefused | DriverUnavailable | None]:
+        self, desired: DesiredNetwork, known: Known, failures: list[DriverRefused | DriverUnavailable]
+    ) -> list[Resource]:
         """Gives the links' resources, redeeming what is new; one that fails leaves the others, and what it had."""
-        made, failure = list[Resource](), None
+        made = list[Resource]()
         for one in desired.links:
             there = plan.link_there(one, known)
             if there is None:
                 try:
                     there = plan.link_made(one, await self._credentials(one, desired.site))
                 except (DriverRefused, DriverUnavailable) as error:
-                    there, failure = plan.link_left(one, known), error
+                    failures.append(error)
+                    there = plan.link_left(one, known)
             made += there
-        return made, failure
+        return made
 
     async def _credentials(self, link: DesiredLink, site: str) -> LinkCredentials:
         if not link.resources:
@@ -169,3 +169,23 @@ class SkupperSystemDriver:
             )
         found = parse(link.resources)
         return await self._redeemer.redeem(found, site) if isinstance(found, AccessToken) else found
+
+
+def _connectors(
+    wanted: Sequence[DesiredConnector], failures: list[DriverRefused | DriverUnavailable]
+) -> list[Resource]:
+    made = list[Resource]()
+    for one in wanted:
+        try:
+            made.append(plan.connector_of(one))
+        except DriverRefused as error:
+            failures.append(error)
+    return made
+
+
+def _raise_all(failures: Sequence[DriverRefused | DriverUnavailable]) -> None:
+    """Raises one error for all, which says that trying again helps only where it helps one of them."""
+    if failures:
+        words = " ".join(str(one) for one in failures)
+        passing = any(isinstance(one, DriverUnavailable) for one in failures)
+        raise DriverUnavailable(words) if passing else DriverRefused(words)

@@ -13,6 +13,7 @@ from redoma_provisioner.network.drivers.skupper_system.process import Outcome
 VERSION = "2.2.1"
 GET_IT = f"install Skupper {VERSION} from the releases of github.com/skupperproject/skupper"
 MOST_WORDS = 400
+_CHATTER = re.compile(r"^Sources will be consumed|^It is recommended to enable lingering|WARN certificate will not")
 
 _Failure = DriverRefused | DriverUnavailable
 
@@ -75,6 +76,10 @@ _KNOWN = (
         re.compile(r"unable to load router configuration"),
         "A start or reload was cut short. Take away the namespace's runtime and internal directories, and apply again",
     ),
+    _Known(
+        re.compile(r"stat /(output|input): no such file"),
+        "Skupper's CLI can't start a site from inside a container: run the provisioner on the machine itself",
+    ),
     _Known(re.compile(r"unknown (command|flag|shorthand flag)"), f"This Skupper is another version: {GET_IT}"),
 )
 
@@ -99,7 +104,8 @@ def _words(outcome: Outcome) -> str:
     """Gives the line that says most, short and without control characters or a trailing dot."""
     lines = [*outcome.stdout.splitlines(), *outcome.stderr.splitlines()]
     lines = [line.strip() for line in lines if line.strip()]
-    telling = [line for line in lines if re.search(r"fail|ERROR|panic|not |invalid|unknown|multiple|exist", line)]
+    lines = [line for line in lines if not _CHATTER.search(line)]
+    telling = [line for line in lines if re.search(r"[Ff]ail|ERROR|panic|not |invalid|unknown|multiple|exist", line)]
     chosen = (telling or lines or [f"exit code {outcome.exit_code}, without a word"])[0]
     if chosen.endswith(":") and lines.index(chosen) + 1 < len(lines):
         chosen = f"{chosen} {lines[lines.index(chosen) + 1]}"

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 from redoma_provisioner.network.condition import Condition
 from redoma_provisioner.network.driver import ObservedConnector, ObservedLink, ObservedListener
-from redoma_provisioner.network.drivers.skupper.link_resources import Endpoint
 from redoma_provisioner.network.drivers.skupper.probe import Trust
+from redoma_provisioner.network.drivers.skupper.resource import Endpoint
 from redoma_provisioner.network.drivers.skupper.status import PeerSite, Told
 
 AGAIN = "The provisioner tries again by itself."

@@ -32,23 +32,20 @@ def listeners(wanted: Sequence[DesiredListener], known: Known, host: str, ports:
     return made
 
 
-def connectors(wanted: Sequence[DesiredConnector]) -> list[Resource]:
-    """Gives a Connector for each that is wanted.
+def connector_of(one: DesiredConnector) -> Resource:
+    """Gives the Connector that is wanted.
 
     Raises:
-        DriverRefused: A target is no host:port that Skupper's router could dial.
+        DriverRefused: Its target is no host:port that Skupper's router could dial.
     """
-    made = []
-    for one in wanted:
-        if one.target.startswith(("unix:", "selector:")):
-            kind = one.target.partition(":")[0]
-            raise DriverRefused(
-                f"The connector {one.routing_key} has a target of the kind {kind}:, which Skupper's router can't dial "
-                "here. Have the service listen on a port, and give its HOST:PORT."
-            )
-        host, port = split_address(one.target, f"The target of the connector {one.routing_key}")
-        made.append(connector(object_name(one.routing_key), one.routing_key, host, port))
-    return made
+    if one.target.startswith(("unix:", "selector:")):
+        kind = one.target.partition(":")[0]
+        raise DriverRefused(
+            f"The connector {one.routing_key} has a target of the kind {kind}:, which Skupper's router can't dial "
+            "here. Have the service listen on a port, and give its HOST:PORT."
+        )
+    host, port = split_address(one.target, f"The target of the connector {one.routing_key}")
+    return connector(object_name(one.routing_key), one.routing_key, host, port)
 
 
 def link_name(wanted: DesiredLink) -> str:

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Protocol
 
 LARGEST_OUTPUT = 4 * 1024 * 1024
 _CHUNK = 64 * 1024
@@ -22,6 +23,14 @@ class Outcome:
     exit_code: int
     stdout: str = field(repr=False)
     stderr: str = field(repr=False)
+
+
+class RunProgram(Protocol):
+    """Runs a program to its end, as `run_program` does."""
+
+    async def __call__(
+        self, arguments: Sequence[str], environment: Mapping[str, str], *, timeout_s: float
+    ) -> "Outcome": ...
 
 
 async def run_program(

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from redoma_provisioner.network.driver import DriverUnavailable
+from redoma_provisioner.network.driver import DriverRefused, DriverUnavailable
 from redoma_provisioner.network.drivers.skupper.probe import Probe
 from redoma_provisioner.network.drivers.skupper_system.cli import SkupperCli
 from redoma_provisioner.network.drivers.skupper_system.place import Place
@@ -68,7 +68,7 @@ class Router:
         if started or await asyncio.to_thread(self._place.runtime.is_dir):
             await self._cli.reload()
         else:
-            await self._cli.start()
+            await self._start()
         await self._be_up()
 
     async def recover(self) -> None:
@@ -81,6 +81,14 @@ class Router:
             raise DriverUnavailable(
                 f"Skupper's router did not come up within {self._patience.up_s:g} s. {self.how_to_start()}"
             )
+
+    async def _start(self) -> None:
+        """Starts the site; a controller that does so at the same time is not in the way."""
+        try:
+            await self._cli.start()
+        except DriverRefused as error:
+            if "already exists" not in str(error):
+                raise
 
     def how_to_start(self) -> str:
         """Gives the sentences on starting the router, and on mending a start that failed half way."""

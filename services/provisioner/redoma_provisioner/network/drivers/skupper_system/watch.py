@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,7 +20,7 @@ class Watch:
         self._place = place
         self._poll_s = poll_s
 
-    async def changes(self) -> AsyncIterator[None]:
+    async def changes(self) -> AsyncGenerator[None, None]:
         """Yields when any file has come, gone or been written since the last time; never ends by itself."""
         before = await asyncio.to_thread(self._times)
         while True:
