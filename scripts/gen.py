@@ -55,6 +55,7 @@ ENVOY_CONFIG_ROOTS = (
     "envoy.extensions.transport_sockets.tls.v3.secret_pb2",
     "envoy.extensions.transport_sockets.tls.v3.tls_pb2",
     "envoy.extensions.upstreams.http.v3.http_protocol_options_pb2",
+    "xds.type.v3.typed_struct_pb2",
 )
 # These packages come installed with protobuf and googleapis-common-protos.
 INSTALLED_PACKAGES = ("google/",)

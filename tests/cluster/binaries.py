@@ -116,7 +116,9 @@ def build(go: Path, folder: Path, caches: Path, jobs: int) -> None:
     missing = {name: package for name, package in PACKAGES.items() if not (folder / name).exists()}
     free_gib = shutil.disk_usage(folder).free / 2**30
     if free_gib < LEAST_FREE_GIB:
-        raise SystemExit(f"error: only {free_gib:.0f} GiB are free on the disk of {folder}; {LEAST_FREE_GIB} are needed")
+        raise SystemExit(
+            f"error: only {free_gib:.0f} GiB are free on the disk of {folder}; {LEAST_FREE_GIB} are needed"
+        )
     for number, (name, package) in enumerate(missing.items(), 1):
         say(f"Building {name} ({number} of {len(missing)}; all take about five minutes on two cores)")
         with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}-") as aside:

@@ -121,6 +121,7 @@ def site_environment(home: Path) -> dict[str, str]:
         **inherited,
         "REDOMA_HOME": str(home),
         "REDOMA_PORT": str(free_port()),
+        "REDOMA_VAN_PORT": str(free_port()),
         "REDOMA_MODEL": str(checkout / ".tools/models/SmolLM2-135M-Instruct.Q4_1.gguf"),
         "NO_COLOR": "1",
         "COLUMNS": "200",

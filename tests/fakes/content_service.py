@@ -57,17 +57,17 @@ class FakeContent(content_pb2_grpc.ContentServiceServicer):
 
 
 class FakePurge(engine_pb2_grpc.EngineServiceServicer):
-    """Notes the tenants to purge, and the metadata that came with the last of them; `is_away` refuses instead."""
+    """Notes the tenants to purge, and the metadata that came with the last of them; `fails_as` refuses instead."""
 
     def __init__(self) -> None:
         self.purged: list[str] = []
-        self.is_away = False
+        self.fails_as: grpc.StatusCode | None = None
         self.metadata: dict[str, str | bytes] = {}
 
     async def PurgeTenant(self, request: engine_pb2.PurgeTenantRequest, context: Any) -> engine_pb2.PurgeTenantResponse:
         """Notes the tenant."""
-        if self.is_away:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "the fake is down")
+        if self.fails_as is not None:
+            await context.abort(self.fails_as, "the fake is down")
         self.metadata = dict(context.invocation_metadata())
         self.purged.append(request.tenant)
         return engine_pb2.PurgeTenantResponse(freed_cells=7)

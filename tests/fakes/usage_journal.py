@@ -19,6 +19,7 @@ class FakeJournal(engine_pb2_grpc.EngineServiceServicer):
     identities: list[str] = field(default_factory=list)
     asked: list[list[str]] = field(default_factory=list)
     is_away: bool = False
+    fails_as: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE
 
     def keep(
         self, token_id: str, usage: Usage, tenant: str = "acme", model: str = "m", *, has_ended: bool = True
@@ -38,6 +39,6 @@ class FakeJournal(engine_pb2_grpc.EngineServiceServicer):
         self.asked.append(list(request.token_ids))
         self.identities += [str(value) for key, value in context.invocation_metadata() or () if key == METADATA_KEY]
         if self.is_away:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "away")
+            await context.abort(self.fails_as, "away")
         known = (self.records.get(token_id) for token_id in request.token_ids)
         return pb.ListUsageRecordsResponse(records=[record for record in known if record is not None])

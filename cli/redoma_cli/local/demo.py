@@ -17,6 +17,8 @@ TENANTS: Mapping[str, str] = {"acme": "Acme", "globex": "Globex"}
 KEY_NAME = "demo"
 # The edge may for a moment still use its connection to a service that was just started anew.
 SETTLE_S, RETRY_S = 15.0, 0.2
+# What a key that works is told while no private site is linked.
+BEYOND_THE_KEY = ("MODEL_UNREACHABLE", "MODEL_LOADING", "MODEL_NOT_PROVISIONED")
 
 Sleep = Callable[[float], None]
 
@@ -80,9 +82,11 @@ def _refusal(edge: str, key: str) -> str:
             client.openai.ListModels(ListModelsRequest(), timeout=CALL_TIMEOUT_S)
         except grpc.RpcError as error:
             code = error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.UNKNOWN
+            info = error_info(error)
+            if info is not None and info.reason in BEYOND_THE_KEY:
+                return ""
             if code not in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
                 raise
-            info = error_info(error)
             return info.reason if info and info.reason else code.name
     return ""
 

@@ -164,15 +164,15 @@ def _edge(context: CommandContext, sites: Sites) -> Iterator[Finding]:
     demo = read_demo(context.home)
     if demo is None:
         what = "is damaged" if context.home.demo_file.exists() else "is missing"
-        yield Finding("edge", Health.BAD, f"{context.home.demo_file} {what}.", "Make it anew with: redoma up")
+        yield Finding("readiness", Health.BAD, f"{context.home.demo_file} {what}.", "Make it anew with: redoma up")
         return
     if not edge_ready(demo.port):
         mend = "See which process is not ready above, and its log."
         if sites is Sites.PUBLIC and edge_ready(demo.port, "/healthz"):
             mend = "No model answers: see the links above, or let a private site in: redoma van grant --site NAME"
-        yield Finding("edge", Health.BAD, f"{demo.edge} is not ready.", mend)
+        yield Finding("readiness", Health.BAD, f"{demo.edge} is not ready.", mend)
         return
-    yield Finding("edge", Health.GOOD, f"{demo.edge} is ready, the model too")
+    yield Finding("readiness", Health.GOOD, f"{demo.edge} is ready, the model too")
     for tenant, key in demo.api_keys.items():
         try:
             with EdgeClient(demo.edge, key) as client, client.telling():

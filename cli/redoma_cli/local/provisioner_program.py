@@ -42,9 +42,13 @@ class ProvisionerProgram:
             (*argv, about), self.env, [self.program.config, *program_files((f"redoma_{self.program.service}",))]
         )
         file = self.program.config.with_name(f"{proxy}.json")
+        # Envoy reads this one again when it changes, by its name in the working directory.
+        secrets = self.program.directory / f"{proxy}-secrets.json"
         mark = file.with_suffix(".made-of")
-        if not (file.exists() and mark.exists() and mark.read_text() == made_of):
-            write_private(file, self._run(argv).encode())
+        if not (file.exists() and secrets.exists() and mark.exists() and mark.read_text() == made_of):
+            printed = json.loads(self._run(argv))
+            write_private(secrets, _rendered(printed["secrets"]))
+            write_private(file, _rendered(printed["bootstrap"]))
             write_private(mark, made_of.encode())
         return file
 
@@ -119,6 +123,10 @@ def parse_line(line: str) -> tuple[Step | None, Failure | None]:
         return None, Failure.read(error) if error else None
     except (ValueError, TypeError, KeyError, AttributeError):
         return None, None
+
+
+def _rendered(value: object) -> bytes:
+    return (json.dumps(value, indent=1) + "\n").encode()
 
 
 def _last_line(text: str) -> str:

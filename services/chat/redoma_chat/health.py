@@ -7,7 +7,7 @@ import grpc
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from redoma_chat.outgoing import raise_if_cancelled_here
+from redoma_kit.channel import raise_if_cancelled_here
 from redoma_kit.errors import StorageUnavailable
 from redoma_kit.periodic import Periodic
 from redoma_kit.server import GrpcServer

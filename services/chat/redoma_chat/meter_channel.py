@@ -21,7 +21,8 @@ from redoma_chat.metering.meter import (
     Settlement,
     Verdict,
 )
-from redoma_chat.outgoing import call_metadata, raise_if_cancelled_here, wait_until_ready
+from redoma_chat.outgoing import call_metadata, wait_until_ready
+from redoma_kit.channel import raise_if_cancelled_here
 from redoma_kit.errors import CredentialInvalid, DomainError, Failure, InvalidField, Violation, failure_from_status
 from redoma_kit.identity import current_identity
 from redoma_kit.telemetry import Telemetry

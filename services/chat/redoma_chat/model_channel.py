@@ -36,9 +36,10 @@ from redoma_chat.inference import (
     Usage,
 )
 from redoma_chat.metering.grant import Grant
-from redoma_chat.outgoing import call_metadata, raise_if_cancelled_here, wait_until_ready
+from redoma_chat.outgoing import call_metadata, wait_until_ready
 from redoma_chat.response_format import ResponseFormat
 from redoma_chat.sampling import Sampling
+from redoma_kit.channel import raise_if_cancelled_here
 from redoma_kit.errors import DomainError, failure_from_status
 from redoma_kit.identity import current_identity
 from redoma_kit.telemetry import Telemetry

@@ -31,13 +31,3 @@ def call_metadata(telemetry: Telemetry) -> tuple[tuple[str, str], ...]:
         (REQUEST_ID_KEY, current_request_id()),
         *telemetry.propagation_headers().items(),
     )
-
-
-def raise_if_cancelled_here() -> None:
-    """Raises CancelledError if the task is being cancelled.
-
-    grpc raises it also where the peer ended the call with the status CANCELLED, or the channel was closed.
-    """
-    task = asyncio.current_task()
-    if task is None or task.cancelling():
-        raise asyncio.CancelledError

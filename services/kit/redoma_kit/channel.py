@@ -1,5 +1,7 @@
 """Client channels to other Redoma services: mutual TLS, quick to notice a dead peer and quick to come back."""
 
+import asyncio
+
 import grpc
 
 from redoma_kit.settings import TlsSettings, UpstreamSettings
@@ -32,3 +34,13 @@ def open_channel(upstream: UpstreamSettings, tls: TlsSettings, max_message_bytes
         ("grpc.use_local_subchannel_pool", 1),
     ]
     return grpc.aio.secure_channel(upstream.target, channel_credentials(tls), options=options)
+
+
+def raise_if_cancelled_here() -> None:
+    """Raises CancelledError if the task is being cancelled.
+
+    grpc raises it also where the peer ended the call with the status CANCELLED, or the channel was closed.
+    """
+    task = asyncio.current_task()
+    if task is None or task.cancelling():
+        raise asyncio.CancelledError

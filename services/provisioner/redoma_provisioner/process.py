@@ -4,13 +4,15 @@ import sys
 from collections.abc import Mapping
 
 from redoma_kit.database import SchemaNotReady, roles_script
-from redoma_kit.errors import StorageUnavailable
+from redoma_kit.errors import DomainError
 from redoma_kit.logs import configure_logs
 from redoma_kit.polling import run_service
 from redoma_kit.server import AddressInUse
 from redoma_kit.settings import Action, settings_from_command_line
 from redoma_provisioner.errors import CannotStart
-from redoma_provisioner.server import SCHEMA, SERVICE, open_server
+from redoma_provisioner.machine import joined, link_grant, printed_bootstrap
+from redoma_provisioner.schema import SCHEMA, SERVICE
+from redoma_provisioner.server import open_server
 from redoma_provisioner.settings import ProvisionerSettings
 
 PROG = "redoma-provisioner"
@@ -19,6 +21,18 @@ ACTIONS: Mapping[str, Action[ProvisionerSettings]] = {
         "print the SQL that prepares PostgreSQL for a login that may not make roles",
         lambda settings, _: roles_script(settings.database_url, SCHEMA),
     ),
+    "--print-bootstrap": Action(
+        "print what the Envoy of that name (edge, egress or gateway) is started with", printed_bootstrap, "PROXY"
+    ),
+    "--make-link-grant": Action(
+        "make a grant by which a site can join, in the database, and print its token", link_grant, "SITE"
+    ),
+    "--make-rejoin-grant": Action(
+        "the same for a site that has joined before; its former certificates are refused then",
+        lambda settings, site: link_grant(settings, site, rejoin=True),
+        "SITE",
+    ),
+    "--join": Action("join with the token on standard input", lambda settings, _: joined(settings)),
 }
 
 
@@ -46,5 +60,5 @@ def run() -> None:
             actions=ACTIONS,
         )
         run_service(serve(settings))
-    except (CannotStart, SchemaNotReady, AddressInUse, OSError, StorageUnavailable) as error:
+    except (CannotStart, SchemaNotReady, AddressInUse, OSError, DomainError) as error:
         sys.exit(f"{PROG}: {error}")

@@ -63,6 +63,21 @@ class EgressSettings(BaseModel):
     admin_socket: Path | None = Field(None, description="Unix socket of its admin interface, to count tunnels.")
 
 
+class GatewaySettings(BaseModel):
+    """The Envoy of a private site, with the embedded driver. Private role."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    admin_socket: Path | None = Field(None, description="Unix socket of its admin interface, to count tunnels.")
+    tunnels: int = Field(
+        4,
+        ge=1,
+        le=64,
+        description="How many connections it keeps to the public site: twice the worker threads of the egress there "
+        "at least, as each has its own.",
+    )
+
+
 class ProxySettings(BaseModel):
     """Identity files as an Envoy of this site reads them, by the path that it sees."""
 
@@ -126,4 +141,10 @@ class ProvisionerSettings(ServiceSettings):
         description="Private role: where keys, certificates, the trust bundle and "
         "the state of joining are kept; the site's services read their identity there.",
     )
+    link_file: Path | None = Field(
+        None,
+        description="Private role: file with what `skupper link generate` printed on the public site, to join with. It "
+        "holds a private key: remove it afterwards.",
+    )
     exposed: tuple[ExposedSettings, ...] = Field((), description="Private role: what is exposed.")
+    gateway: GatewaySettings = GatewaySettings()

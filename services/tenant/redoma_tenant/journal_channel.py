@@ -7,6 +7,7 @@ import grpc
 
 from redoma.model.v1 import engine_pb2
 from redoma.model.v1.engine_pb2_grpc import EngineServiceStub
+from redoma_kit.channel import raise_if_cancelled_here
 from redoma_kit.identity import METADATA_KEY
 from redoma_tenant.meter.counts import TokenCounts
 from redoma_tenant.reconciliation import UsageRecord
@@ -41,6 +42,9 @@ class GrpcJournals:
         metadata = ((METADATA_KEY, self._mint(LIST)), (REPLICA_KEY, replica))
         try:
             response = await self._stub.ListUsageRecords(request, timeout=ANSWER_WAIT_S, metadata=metadata)
+        except asyncio.CancelledError:
+            raise_if_cancelled_here()
+            return None
         except grpc.aio.AioRpcError:
             return None
         return [_record(record) for record in response.records]

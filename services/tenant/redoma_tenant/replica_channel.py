@@ -7,6 +7,7 @@ import grpc
 
 from redoma.provisioner.v1 import network_pb2
 from redoma.provisioner.v1.network_pb2_grpc import NetworkServiceStub
+from redoma_kit.channel import raise_if_cancelled_here
 
 # The egress sends a call that carries it to the replica of that routing key alone.
 REPLICA_KEY = "redoma-replica"
@@ -27,9 +28,6 @@ class GrpcReplicaFeed:
         except grpc.aio.AioRpcError:
             return
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            # gRPC raises it also where the peer ended the call with that status.
-            if task is None or task.cancelling():
-                raise
+            raise_if_cancelled_here()
         finally:
             call.cancel()

@@ -1,5 +1,6 @@
 """What chat tells the egress of each call, and what it makes of an egress that fails it."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -8,6 +9,7 @@ from google.api.httpbody_pb2 import HttpBody
 
 from redoma.common.v1 import usage_pb2
 from redoma.tenant.v1 import meter_pb2
+from redoma_chat.model_channel import PASSAGES_A_CALL
 from tests.fakes.model_service import Fail, Finish, Say
 
 from .conftest import Answer, Caller, World
@@ -142,3 +144,29 @@ async def test_what_the_model_itself_says_is_told_apart_from_a_cut_stream(world:
         world.model.model.script = (Say("half"), Fail(Code.INTERNAL, reason, message=CUT.message))
         failure = (await caller.send(await caller.create(), "q")).failure
         assert (failure.code, failure.reason) == (Code.INTERNAL, expected)
+
+
+class FromTheSecondCall(list[Any]):
+    """Steps that the first call of Embed is spared."""
+
+    calls = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        self.calls += 1
+        return super().__iter__() if self.calls > 1 else iter(())
+
+
+async def test_embeddings_of_which_some_were_computed_are_not_free(world: World) -> None:
+    world.model.model.before_embedding = FromTheSecondCall([Fail(Code.UNAVAILABLE, message=NOWHERE)])
+    with pytest.raises(grpc.aio.AioRpcError):
+        await world.caller().embed({"input": ["hello"] * (PASSAGES_A_CALL + 1)})
+    assert len(world.model.model.embed_requests) == 2
+    assert not (await world.meter.only_settlement()).exact
+
+
+async def test_embeddings_that_went_nowhere_are_free(world: World) -> None:
+    world.model.model.before_embedding = (Fail(Code.UNAVAILABLE, message=NOWHERE),)
+    with pytest.raises(grpc.aio.AioRpcError):
+        await world.caller().embed({"input": "hello"})
+    settled = await world.meter.only_settlement()
+    assert (settled.exact, settled.usage) == (True, usage_pb2.Usage())

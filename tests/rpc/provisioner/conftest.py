@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from redoma_provisioner.server import MIGRATIONS, SCHEMA
+from redoma_provisioner.schema import MIGRATIONS, SCHEMA
 from tests.conftest import TestPki
 from tests.fakes.postgres import BACKENDS, PostgresServer
 from tests.rpc.provisioner.network_site import NetworkSite

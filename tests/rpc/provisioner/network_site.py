@@ -29,7 +29,7 @@ from redoma_provisioner.operation_parts import OperationParts
 from redoma_provisioner.operations.operation import Step
 from redoma_provisioner.operations.runner import Executor
 from redoma_provisioner.policy import PUBLIC_POLICY
-from redoma_provisioner.server import MIGRATIONS, SCHEMA
+from redoma_provisioner.schema import MIGRATIONS, SCHEMA
 from redoma_provisioner.servicers.network import NetworkServicer
 from redoma_provisioner.servicers.operations import OperationServicer
 from redoma_provisioner.settings import ProvisionerSettings

@@ -281,16 +281,22 @@ async def test_what_was_known_is_known_after_a_restart(network: NetworkSite) -> 
     network.egress.change(SITE, FakeMember(sequence=7))
     await network.join(SITE)
     await network.until_linked(SITE)
+    await network.until(lambda: _is_operational(network), "its link carries calls")
     seen = (await get(network)).last_seen_time
     writes = network.network.writes
     await network.stop()
     network.egress.change(SITE, None)
     await network.start()
-    await network.until(lambda: SITE in network.parts.reconciler.views.value.links, "it was looked at")
+    await network.until(lambda: _is_operational(network), "it was looked at")
     site = await get(network)
     assert site.trust_sequence == 7
     assert abs(site.last_seen_time.ToDatetime() - seen.ToDatetime()) < timedelta(seconds=20)
     assert network.network.writes == writes, "a restart writes nothing anew"
+
+
+def _is_operational(network: NetworkSite) -> bool:
+    link = network.parts.reconciler.views.value.links.get(SITE)
+    return link is not None and link.operational_since is not None
 
 
 async def test_trust_travels_to_the_site_that_it_is_for(network: NetworkSite) -> None:

@@ -98,17 +98,17 @@ class World:
     def __post_init__(self) -> None:
         queue = AccountQueue(SqlAccountStore(self.database), lambda: self.now, lambda _: None)
         self.meter = Meter(queue)
-        self.reconciler = Reconciler(SqlDueCallStore(self.database), self.meter, [self], lambda: self.now, LOG)
+        self.reconciler = Reconciler(SqlDueCallStore(self.database), self.meter, self, lambda: self.now, LOG)
 
-    async def records(self, token_ids: Sequence[str]) -> Sequence[UsageRecord] | None:
+    async def records(self, token_ids: Sequence[str]) -> Sequence[Sequence[UsageRecord] | None]:
         """Plays the model process."""
         if not self.is_reachable:
-            return None
+            return [None]
         asked = [call for call in self.calls if call.token_id in token_ids]
         known = [call for call in asked if not call.is_forgotten and call.counts != NOTHING]
         for call in known:
             call.journaled = call.counts if call.has_ended else call.journaled
-        return [UsageRecord(call.token_id, TENANT, call.model, call.counts, call.has_ended) for call in known]
+        return [[UsageRecord(call.token_id, TENANT, call.model, call.counts, call.has_ended) for call in known]]
 
     async def set_up(self, at_limit: AtLimit) -> None:
         """Adds the tenant, its key and prices."""

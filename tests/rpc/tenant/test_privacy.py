@@ -172,7 +172,7 @@ async def test_an_erasure_goes_on_after_a_restart(places: Places) -> None:
 
 async def test_each_replica_purges_once_however_long_another_is_away(places: Places) -> None:
     other = FakePurge()
-    other.is_away = True
+    other.fails_as = grpc.StatusCode.UNAVAILABLE
     places.egress.replicas[OTHER] = other
     await places.provisioner.show(REPLICA, OTHER)
     name = (await places.erase()).name
@@ -180,7 +180,7 @@ async def test_each_replica_purges_once_however_long_another_is_away(places: Pla
     assert erasure.state == privacy_pb2.Erasure.STATE_PENDING
     await places.site.stop()
     await places.start_tenant()
-    other.is_away = False
+    other.fails_as = None
     erasure = await places.complete(name)
     assert (places.purge.purged, other.purged) == (["acme"], ["acme"])
     assert dict(erasure.steps[1].erased) == {"kv_cells": 14, "host_bytes": 0, "replicas": 2}
@@ -212,10 +212,10 @@ async def test_no_erasure_is_complete_before_the_provisioner_has_said_which_mode
 async def test_the_last_list_stands_while_the_provisioner_is_away(places: Places) -> None:
     await places.complete((await places.erase()).name)
     await places.provisioner.stop()
-    places.purge.is_away = True
+    places.purge.fails_as = grpc.StatusCode.CANCELLED
     name = (await places.erase()).name
     await places.until(name, lambda erasure: REPLICA in erasure.steps[1].problem)
-    places.purge.is_away = False
+    places.purge.fails_as = None
     await places.complete(name)
 
 

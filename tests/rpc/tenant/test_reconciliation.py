@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
 
+import grpc
 import jwt
 import pytest
 from sqlalchemy import select
@@ -196,6 +197,8 @@ async def test_what_one_model_knows_is_booked_while_another_is_away(reconciled: 
     await reconciled.meter.reserve("a", 10, 90)
     await reconciled.meter.settle("a", usage(10, 5), exact=False)
     reconciled.journals[0].is_away = True
+    # As the egress ends a call whose tunnel is cut.
+    reconciled.journals[0].fails_as = grpc.StatusCode.CANCELLED
     reconciled.journals[1].keep("a", usage(10, 9))
     await reconciled.reconcile()
     assert await reconciled.used() == 19

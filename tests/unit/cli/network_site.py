@@ -52,7 +52,8 @@ class Network(grpc.GenericRpcHandler):
             self.asked.append(request)
             if name in self.failures:
                 fail(context, *self.failures[name])
-            return self.answers.get(name, response_type())
+            told: Message | Sequence[Message] = self.answers.get(name, response_type())
+            return told
 
         def stream(request: Message, context: grpc.ServicerContext) -> Iterator[Message]:
             told = hear(request, context)

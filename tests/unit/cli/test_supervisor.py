@@ -7,12 +7,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent import futures
+from dataclasses import replace
 from pathlib import Path
 
+import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from redoma_cli.local.home import Home
 from redoma_cli.local.keeper import Keeper, KeeperTimes, Patience
+from redoma_cli.local.membership import service_identity
+from redoma_cli.local.pki import DevelopmentAuthority
 from redoma_cli.local.plan import ProbeSpec, ProcessSpec, log_file, pid_file, write_plan
 from redoma_cli.local.probe import Answer, Probe, open_probe
 from redoma_cli.local.process import (
@@ -30,10 +36,13 @@ from redoma_cli.local.supervisor import (
     STEP_ASIDE,
     await_supervisor,
     bound_log,
+    follows_this_program,
     running_supervisor,
     start_supervisor,
     tell_supervisor,
 )
+from redoma_cli.local.up import SiteStarter
+from tests.unit.cli.joined import write_membership
 
 GENEROUS_S = 60.0
 PROGRAM = str(Path(__file__).with_name("tiny_process.py"))
@@ -365,3 +374,103 @@ def test_file_deleted_under_a_process_is_seen(tmp_path: Path) -> None:
         assert holds_deleted_file(os.getpid(), tmp_path)
         assert not holds_deleted_file(os.getpid(), tmp_path / "other")
     assert not holds_deleted_file(os.getpid(), tmp_path)
+
+
+def starter(home: Home) -> SiteStarter:
+    """Starts plans in a home."""
+    return SiteStarter(home, None)
+
+
+def test_what_is_not_wanted_any_more_ends_and_the_rest_runs_on(site: Home) -> None:
+    supervised(site)
+    chat = pid_of(site, "chat")
+    model = PidFile(pid_file(site, "model")).alive()
+    assert model is not None
+    starter(site).start([spec_of("chat")], lambda states: None, lambda: True)
+    assert not model.alive()
+    assert pid_of(site, "chat") == chat
+    assert not pid_file(site, "model").exists()
+
+
+def test_everything_ends_where_a_site_is_to_begin_anew(site: Home) -> None:
+    supervised(site)
+    starter(site).clear()
+    assert (pid_of(site, "model"), pid_of(site, "chat")) == (0, 0)
+    assert running_supervisor(site) is None
+
+
+def test_supervisor_of_another_version_is_replaced_and_its_processes_are_adopted(site: Home) -> None:
+    first = supervised(site)
+    before = (pid_of(site, "model"), pid_of(site, "chat"))
+    os.kill(first.pid, signal.SIGSTOP)
+    PidFile(pid_file(site, "supervisor")).write(first, "another version")
+    assert not follows_this_program(site)
+    starter(site).start([spec_of("model"), spec_of("chat")], lambda states: None, lambda: True)
+    assert running_supervisor(site) not in (None, first)
+    assert follows_this_program(site)
+    assert (pid_of(site, "model"), pid_of(site, "chat")) == before
+
+
+def test_process_runs_and_is_asked_in_its_own_directory(home: Home) -> None:
+    directory = home.private.run
+    spec = replace(spec_of("model"), directory=str(directory))
+    write_plan(home, [spec])
+    start_supervisor(home)
+    try:
+        eventually((directory / "model.starts").exists, "it is started there")
+        (directory / "model.ready").touch()
+        eventually(lambda: state_of(home, "model") is State.READY, "it is asked there")
+    finally:
+        supervisor = await_supervisor(home)
+        assert supervisor is not None
+        tell_supervisor(supervisor, signal.SIGKILL)
+        eventually(lambda: not supervisor.alive(), "the supervisor ends")
+        SiteStopper(home, print).stop(1)
+
+
+class Healthy(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
+    """Is ready, and notes who asked."""
+
+    def __init__(self) -> None:
+        self.certificates: list[object] = []
+
+    def Check(
+        self, request: health_pb2.HealthCheckRequest, context: grpc.ServicerContext
+    ) -> health_pb2.HealthCheckResponse:
+        self.certificates.extend(context.auth_context()["x509_pem_cert"])
+        return health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING)
+
+
+def test_socket_with_a_long_path_is_asked_with_the_identity_that_lies_there_now(tmp_path: Path) -> None:
+    home = Home(tmp_path / ("long" * 25))
+    home.create()
+    DevelopmentAuthority(home.pki).ensure()
+    membership = write_membership(home)
+    files = service_identity(membership, "model")
+    healthy = Healthy()
+    server = grpc.server(futures.ThreadPoolExecutor(2))
+    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
+    credentials = grpc.ssl_server_credentials(
+        [(files.key.read_bytes(), files.certificate.read_bytes())], files.ca.read_bytes(), require_client_auth=True
+    )
+    short = tmp_path / "s"
+    short.symlink_to(home.private.run)
+    server.add_secure_port(f"unix:{short}/model.sock", credentials)
+    server.start()
+    identity = service_identity(membership, "supervisor")
+    probe = open_probe(
+        ProbeSpec("grpc", "unix:model.sock", "model.private.redoma", str(identity.directory)), home.private.run
+    )
+    try:
+        eventually(lambda: probe.ask() is Answer.READY, "it answers")
+        assert healthy.certificates[-1] == identity.certificate.read_bytes()
+        write_membership(home)
+        eventually(lambda: probe.ask() is Answer.READY, "it answers")
+        assert healthy.certificates[-1] == identity.certificate.read_bytes()
+        assert len(set(healthy.certificates)) == 2
+        # While the new ones are being written, it is asked with the former one.
+        (membership / "current").unlink()
+        assert probe.ask() is Answer.READY
+    finally:
+        probe.close()
+        server.stop(None)

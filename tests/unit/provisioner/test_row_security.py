@@ -7,7 +7,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
 
 from redoma_kit.database import AUTH, PLATFORM, Scope
-from redoma_provisioner.server import MIGRATIONS, SCHEMA
+from redoma_provisioner.schema import MIGRATIONS, SCHEMA
 from redoma_provisioner.store.schema import METADATA
 from tests.fakes import row_security_suite as suite
 from tests.fakes.guarded_tables import TENANTS, Guarded, Schema, guarded

@@ -18,7 +18,7 @@ from redoma_kit.policy import CHAT, EDGE, EGRESS, PROVISIONER, TENANT
 from redoma_provisioner.errors import ERRORS
 from redoma_provisioner.policy import DISCOVERY_METHODS, PUBLIC_POLICY, private_policy
 from redoma_provisioner.policy import PLATFORM as OPERATORS
-from redoma_provisioner.server import MIGRATIONS, SCHEMA
+from redoma_provisioner.schema import MIGRATIONS, SCHEMA
 from redoma_provisioner.store.schema import METADATA
 
 OPERATORS_FILES = (network_pb2, operation_pb2, edge_pb2)

@@ -65,7 +65,7 @@ def bootstrap(settings: ProvisionerSettings, proxy: str, incremental: bool = Tru
     """
     _identity(settings, proxy)
     site = _site(settings)
-    source: Config = {"resource_api_version": "V3", "path_config_source": {"path": secrets_file(proxy)}}
+    source: Config = {"resource_api_version": "V3", "path_config_source": {"path": f"./{secrets_file(proxy)}"}}
     config: Config = {
         "node": {"id": proxy, "cluster": site},
         "admin": {"address": {"pipe": {"path": admin_socket(proxy), "mode": 0o600}}},
@@ -154,11 +154,15 @@ def _tunnel_dialler() -> Config:
     return {
         "name": "envoy.bootstrap.reverse_tunnel.downstream_socket_interface",
         "typed_config": {
-            "@type": type_url(name),
-            "stat_prefix": "tunnels",
-            "enable_detailed_stats": True,
-            # A broken tunnel is dialled again within about a second.
-            "maintain_interval": "1s",
-            "max_reconnect_backoff": "1s",
+            # The descriptors are older than the two intervals.
+            "@type": type_url("xds.type.v3.TypedStruct"),
+            "type_url": type_url(name),
+            "value": {
+                "stat_prefix": "tunnels",
+                "enable_detailed_stats": True,
+                # A broken tunnel is dialled again within about a second.
+                "maintain_interval": "0.2s",
+                "max_reconnect_backoff": "1s",
+            },
         },
     }

@@ -92,7 +92,10 @@ class Memberships:
 
     async def stop(self) -> None:
         """Hangs up everywhere, and writes down what is left."""
-        self.follow(frozenset())
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        self._tasks.clear()
         await self._writing.stop()
         try:
             await self._write()

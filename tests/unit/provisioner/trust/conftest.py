@@ -7,7 +7,7 @@ import pytest
 import structlog
 
 from redoma_kit.database import Database
-from redoma_provisioner.server import MIGRATIONS, SCHEMA
+from redoma_provisioner.schema import MIGRATIONS, SCHEMA
 from redoma_provisioner.trust.authority import Authority
 from tests.fakes.postgres import BACKENDS, PostgresServer
 from tests.fakes.trust_parties import MovedClock, make_authority

@@ -1,11 +1,8 @@
 """A site's files, whole whatever happens to the process in the midst of writing them."""
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,40 +10,8 @@ from redoma_provisioner.trust.authority import Authority
 from redoma_provisioner.trust.keys import make_key
 from redoma_provisioner.trust.membership_files import MembershipBusy, MembershipFiles, MembershipSet
 from redoma_provisioner.trust.names import SERVICES
+from tests.unit.provisioner.trust.killing import Killed, killed_after
 from tests.unit.provisioner.trust.private_site import joined_set
-
-# All by which the files come to the disk; `open` and `write` of the bytes themselves come before `fsync`.
-CALLS = ("open", "fsync", "rename", "replace", "symlink", "mkdir", "unlink", "rmdir")
-
-
-class Killed(BaseException):
-    """Stands for the end of the process: nothing tidies up after it."""
-
-
-def _nothing(descriptor: int) -> None:
-    """Stands for what takes long."""
-
-
-@contextmanager
-def killed_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> Iterator[list[str]]:
-    """Ends the process before the call to the system that comes after so many."""
-    done: list[str] = []
-
-    def counted(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        def do(*arguments: Any, **options: Any) -> Any:
-            if len(done) == steps:
-                raise Killed(name)
-            done.append(name)
-            return call(*arguments, **options)
-
-        return do
-
-    with monkeypatch.context() as patch:
-        for name in CALLS:
-            # Nothing here shows whether the bytes have come to the disk, which takes its time.
-            call = _nothing if name == "fsync" else getattr(os, name)
-            patch.setattr(os, name, counted(name, call))
-        yield done
 
 
 def _files(folder: Path) -> MembershipFiles:

@@ -76,9 +76,16 @@ class GrantServer:
                 "Check the clocks of both sites and what is between them, then join again with a new token."
             ) from None
         except (OSError, http.client.HTTPException) as error:
-            words = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+            words = _words(error)
             raise DriverUnavailable(
                 f"{place} can't be reached ({words}). Check that this machine may dial it; the token is still good."
             ) from None
         finally:
             connection.close()
+
+
+def _words(error: OSError | http.client.HTTPException) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    strerror = error.strerror if isinstance(error, OSError) else None
+    return strerror or type(error).__name__

@@ -102,7 +102,9 @@ def _holds(wanted: object, found: object) -> bool:
     if isinstance(wanted, Mapping):
         return isinstance(found, Mapping) and all(_holds(value, found.get(key)) for key, value in wanted.items())
     if isinstance(wanted, list):
-        return isinstance(found, list) and len(wanted) <= len(found) and all(
-            any(_holds(one, other) for other in found) for one in wanted
+        return (
+            isinstance(found, list)
+            and len(wanted) <= len(found)
+            and all(any(_holds(one, other) for other in found) for one in wanted)
         )
     return wanted is None or wanted == found

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from redoma_provisioner.network.driver import DesiredConnector, DesiredListener, DriverRefused
 from redoma_provisioner.network.drivers.skupper.name import (
@@ -28,6 +29,7 @@ from redoma_provisioner.network.drivers.skupper_kubernetes.kinds import (
 from redoma_provisioner.network.drivers.skupper_kubernetes.known import Known
 from redoma_provisioner.network.drivers.skupper_kubernetes.ownership import part
 
+Wanted = TypeVar("Wanted")
 LINK_ACCESS = "redoma-link-access"
 _SELECTOR = re.compile(
     r"[A-Za-z0-9]([-A-Za-z0-9_./]{0,250}[A-Za-z0-9])?=[-A-Za-z0-9_.]{0,63}"
@@ -126,7 +128,7 @@ def _connector(wanted: DesiredConnector) -> Resource:
     return connector(name, key, host, number)
 
 
-def _each[Wanted](wanted: Sequence[Wanted], make: Callable[[Wanted], Resource]) -> Plan:
+def _each(wanted: Sequence[Wanted], make: Callable[[Wanted], Resource]) -> Plan:
     resources, refusals = [], []
     for one in wanted:
         try:

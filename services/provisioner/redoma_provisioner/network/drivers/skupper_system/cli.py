@@ -107,13 +107,13 @@ class SkupperCli:
             raise DriverRefused(
                 f"Skupper's CLI is not found as {self._executable!r}, and this needs {VERSION}: {GET_IT}."
             ) from None
-        except OSError as error:
-            raise DriverUnavailable(f"Skupper's CLI can't be run: {error.strerror}.") from None
         except TimeoutError:
             raise DriverUnavailable(
                 f"skupper {shown} did not end within {timeout_s:g} s and was stopped. "
                 "Look whether the container engine or systemd hangs."
             ) from None
+        except OSError as error:
+            raise DriverUnavailable(f"Skupper's CLI can't be run: {error.strerror}.") from None
         except TooMuchOutput:
             raise DriverUnavailable(f"skupper {shown} printed too much to be read, and was stopped.") from None
 

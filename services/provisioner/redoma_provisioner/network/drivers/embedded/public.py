@@ -1,0 +1,113 @@
+"""The public site's end. The egress is told by the control plane; this cuts what was admitted, and tells what it sees."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from typing import Protocol
+
+import structlog
+
+from redoma_provisioner.network.driver import (
+    AdmittedSite,
+    DesiredNetwork,
+    DriverKind,
+    DriverUnavailable,
+    ObservedLink,
+    ObservedListener,
+    ObservedNetwork,
+)
+from redoma_provisioner.network.drivers.embedded.egress_calls import EgressAway, Reach
+from redoma_provisioner.network.drivers.embedded.flushing import Flushing
+from redoma_provisioner.network.drivers.embedded.sentences import link_conditions, listener_conditions
+
+WATCH_INTERVAL_S = 1.0
+
+
+class EgressCalls(Protocol):
+    """What the egress can be asked. Both raise EgressAway."""
+
+    async def flush(self, site: str) -> int:
+        """Closes tunnels of a site that nothing uses, and says how many."""
+        ...
+
+    async def reach(self, routing_key: str) -> Reach:
+        """Calls a service of a private site, and says what came of it."""
+        ...
+
+
+class TunnelCount(Protocol):
+    """What knows how many tunnels the egress has."""
+
+    async def by_site(self) -> Mapping[str, int] | None:
+        """Gives the number of tunnels by site, those with none left out; None: nobody knows."""
+        ...
+
+
+class EmbeddedPublicDriver:
+    """Watches the egress, whose address for private sites is `address`."""
+
+    def __init__(
+        self, calls: EgressCalls, tunnels: TunnelCount, address: str, log: structlog.stdlib.BoundLogger
+    ) -> None:
+        self._calls = calls
+        self._tunnels = tunnels
+        self._address = address
+        self._flushing = Flushing(calls, log)
+        self._admitted: dict[str, AdmittedSite] = {}
+
+    @property
+    def kind(self) -> DriverKind:
+        """See NetworkDriver."""
+        return DriverKind.EMBEDDED
+
+    async def apply(self, desired: DesiredNetwork) -> None:
+        """Closes the tunnels of those who are admitted no more, or no more with a certificate that they were.
+
+        What a former process left of them is found by the tunnels that are there.
+        """
+        admitted = {site.id: site for site in desired.admitted}
+        strangers = (await self._tunnels.by_site() or {}).keys() - admitted.keys()
+        for site, former in self._admitted.items():
+            now = admitted.get(site)
+            if now is None or set(former.certificates) - set(now.certificates):
+                self._flushing.begin(site)
+        for site in strangers - self._admitted.keys():
+            self._flushing.begin(site)
+        self._admitted = admitted
+
+    async def observe(self, desired: DesiredNetwork) -> ObservedNetwork:
+        """See NetworkDriver."""
+        counts = await self._tunnels.by_site()
+        keys = [listener.routing_key for listener in desired.listeners]
+        try:
+            reaches = dict(zip(keys, await asyncio.gather(*map(self._calls.reach, keys)), strict=True))
+        except EgressAway as error:
+            raise DriverUnavailable(
+                "The egress does not answer: look whether it runs, and at its log (`redoma status`)."
+            ) from error
+        links = {}
+        for site in desired.admitted:
+            of_site = [reaches[one.routing_key] for one in desired.listeners if one.site == site.id]
+            count = None if counts is None else counts.get(site.id, 0)
+            links[site.id] = ObservedLink(link_conditions(site, count, of_site, self._address), count or 0)
+        listeners = {
+            listener.routing_key: ObservedListener(listener_conditions(listener, reaches[listener.routing_key]))
+            for listener in desired.listeners
+        }
+        return ObservedNetwork(links, listeners)
+
+    async def changes(self) -> AsyncGenerator[None, None]:
+        """Yields when a site's tunnels came or went."""
+        seen = await self._tunnels.by_site()
+        while True:
+            await asyncio.sleep(WATCH_INTERVAL_S)
+            former, seen = seen, await self._tunnels.by_site()
+            if former is None or seen is None or former.keys() != seen.keys():
+                yield None
+
+    async def invite(self, site: str, ttl_s: float) -> str:
+        """Gives nothing: a certificate is all that a site needs."""
+        return ""
+
+    async def close(self) -> None:
+        """See NetworkDriver."""
+        await self._flushing.stop()
