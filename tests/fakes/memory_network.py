@@ -73,7 +73,10 @@ class MemoryStore:
 
     def revoke(self, site: str) -> None:
         """Revokes a site."""
-        sites = tuple(replace(one, state=SiteState.REVOKED) if one.id == site else one for one in self.kept.sites)
+        sites = tuple(
+            replace(one, state=SiteState.REVOKED, revoke_time=START) if one.id == site else one
+            for one in self.kept.sites
+        )
         self.kept = replace(self.kept, sites=sites)
 
     async def read_network(self, now: datetime) -> KeptNetwork:

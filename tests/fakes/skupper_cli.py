@@ -36,6 +36,7 @@ RECORDINGS = Path(__file__).with_name("skupper_cli_recordings.jsonl")
 WORLD = "SKUPPER_STAND_IN_WORLD"
 LABEL = re.compile(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 Manifest = dict[str, object]
 
 
@@ -386,7 +387,7 @@ def documents(directory: Path) -> Iterable[tuple[Path, Manifest]]:
 def put(directory: Path, manifest: Mapping[str, object]) -> None:
     """Writes a resource for all to read, as Skupper does."""
     path = directory / f"{manifest['kind']}-{name_of(manifest)}.yaml"
-    path.write_text(yaml.safe_dump(dict(manifest)))
+    path.write_text(yaml.dump(dict(manifest), Dumper=DUMPER))
     path.chmod(0o644)
 
 

@@ -79,7 +79,9 @@ def read_token(text: str) -> str:
     return sys.stdin.readline().strip() if text == "-" else text.strip()
 
 
-def bring_up(context: CommandContext, site: Sites | None, token: str, van_address: str) -> None:
+def bring_up(
+    context: CommandContext, site: Sites | None, token: str, van_address: str, link_file: Path | None = None
+) -> None:
     """Does it, with the home held against others.
 
     Raises:
@@ -97,18 +99,22 @@ def bring_up(context: CommandContext, site: Sites | None, token: str, van_addres
     authority, key = DevelopmentAuthority(context.home.pki), admin_key(read_demo(context.home))
     local = LocalSites(context.home, options, context.environ, authority, key)
     starter = SiteStarter(context.home, options.weights.path if options.weights else None)
+
+    def settle() -> list[str]:
+        return ensure_demo(context.home, local.edge, key)
+
     try:
         with UpProgress(context) as progress:
-            raiser = SiteRaiser(local, starter, progress)
+            raiser = SiteRaiser(local, starter, progress, settle)
             if sites is Sites.BOTH:
                 ran_already = raiser.raise_both()
             else:
-                ran_already = raiser.raise_public() if sites is Sites.PUBLIC else raiser.raise_private(token)
+                public = sites is Sites.PUBLIC
+                ran_already = raiser.raise_public() if public else raiser.raise_private(token, link_file)
     except KeyboardInterrupt:
         context.err.print("Interrupted; what was started runs on. Go on: redoma up    Stop it: redoma down")
         raise
-    disabled = ensure_demo(context.home, local.edge, key) if sites.has_public else []
-    for tenant in disabled:
+    for tenant in settle() if sites.has_public else ():
         context.err.print(f"Tenant {tenant} is disabled; enable it with: redoma tenant enable {tenant}")
     took = "it ran already" if ran_already else f"after {time.monotonic() - started:.1f} s"
     _tell(context, local, took)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from redoma_cli.client import read_demo
 from redoma_cli.commands.up import bring_up, read_token
@@ -38,6 +39,13 @@ def join(
             "This machine runs the public site, and its private one is joined by `redoma up`.",
             "Join on the private site's machine, or in another home: REDOMA_HOME=DIRECTORY redoma van join TOKEN",
         )
+    if link_file is not None:
+        if not link_file.is_file():
+            raise CliError(f"{link_file} is no file.", "Make it on the public site: skupper link generate")
+        context.err.print(
+            f"[yellow]{escape(str(link_file))} holds a private key: whoever reads it can link.[/] "
+            "Delete it once the site is linked."
+        )
     context.home.create()
     with site_lock(context.home):
-        bring_up(context, Sites.PRIVATE, text, "")
+        bring_up(context, Sites.PRIVATE, text, "", link_file)

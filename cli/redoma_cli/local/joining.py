@@ -1,7 +1,7 @@
 """Brings the sites of this machine up, and joins the private one to its network where it has not joined yet."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -44,11 +44,13 @@ class SiteRaiser:
         sites: What that is.
         starter: Starts processes.
         reporter: Is told of progress.
+        settle: Makes the demo tenants, so that there is an administrator's key whatever becomes of joining.
     """
 
     sites: LocalSites
     starter: SiteStarter
     reporter: Reporter
+    settle: Callable[[], object]
 
     def raise_both(self) -> bool:
         """Brings up both sites, joined by a real grant; says whether all ran already, unchanged.
@@ -68,6 +70,7 @@ class SiteRaiser:
                 trouble = "The public site does not know it any more."
         site = (membership.site if membership else read_state(self._directory).site) or DEFAULT_SITE
         self.starter.start(public, self.reporter.show, self._edge_listens)
+        self.settle()
         if trouble:
             self.reporter.step(Step(f"Join site {site} anew", DONE, trouble))
         self._join(self._grant(site))
@@ -84,8 +87,10 @@ class SiteRaiser:
         """
         return self.starter.start(self.sites.public_specs(), self.reporter.show, self._edge_listens)
 
-    def raise_private(self, token: str) -> bool:
+    def raise_private(self, token: str, link_file: Path | None = None) -> bool:
         """Brings up the private site alone, joining first if there is a token that it has not joined with.
+
+        `link_file` is what `skupper link generate` wrote, where that is wanted.
 
         Returns:
             Whether it ran already, unchanged.
@@ -99,7 +104,7 @@ class SiteRaiser:
         digest = hashlib.sha256("".join(token.split()).encode()).hexdigest()
         joined_now = bool(token) and not (joined_with.exists() and joined_with.read_text().strip() == digest)
         if joined_now:
-            self._join(token)
+            self._join(token, link_file)
             write_private(joined_with, f"{digest}\n".encode())
             # What ran for a former membership begins anew; nothing of that is left.
             self.starter.clear()
@@ -134,12 +139,12 @@ class SiteRaiser:
         standing, _ = ask_standing(self.sites.edge, self.sites.admin_key, site)
         if standing is Standing.REVOKED:
             raise revoked(site)
-        token = self.sites.public_provisioner().make_link_grant(site)
+        token = self.sites.public_provisioner().make_link_grant(site, rejoin=standing is Standing.JOINED)
         self.reporter.step(Step(f"Make a grant for site {site}", DONE))
         return token
 
-    def _join(self, token: str) -> None:
-        self.sites.private_provisioner().join(token, self.reporter.step)
+    def _join(self, token: str, link_file: Path | None = None) -> None:
+        self.sites.private_provisioner().join(token, self.reporter.step, link_file)
 
     def _joined_site(self) -> str:
         membership, trouble = self._membership()

@@ -52,16 +52,19 @@ class ProvisionerProgram:
             write_private(mark, made_of.encode())
         return file
 
-    def make_link_grant(self, site: str) -> str:
-        """Makes a grant for a site of the same person and gives its token.
+    def make_link_grant(self, site: str, rejoin: bool) -> str:
+        """Makes a grant for a site of the same person and gives its token; with `rejoin` for one that has joined.
 
         Raises:
             CliError: It is refused.
         """
-        return self._run((*self.program.argv, "--make-link-grant", site)).strip()
+        task = "--make-rejoin-grant" if rejoin else "--make-link-grant"
+        return self._run((*self.program.argv, task, site)).strip()
 
-    def join(self, token: str, heard: Callable[[Step], None]) -> None:
+    def join(self, token: str, heard: Callable[[Step], None], link_file: Path | None = None) -> None:
         """Joins with a token, telling each step; the token is on no command line.
+
+        `link_file` is what `skupper link generate` wrote, where a Skupper driver has no grant server.
 
         Raises:
             CliError: It did not join; says why and what to do.
@@ -69,7 +72,7 @@ class ProvisionerProgram:
         self.program.directory.mkdir(mode=PRIVATE_DIRECTORY, parents=True, exist_ok=True)
         with subprocess.Popen(  # noqa: S603
             (*self.program.argv, "--join"),
-            env=dict(self.env),
+            env={**self.env, **({"REDOMA_PROVISIONER_LINK_FILE": str(link_file.resolve())} if link_file else {})},
             cwd=self.program.directory,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -89,7 +89,7 @@ class PrivateServer:
             log,
             quiet=DISCOVERY_METHODS,
         )
-        membership = MembershipServicer(self.membership, self._keeper, now, version("redoma"))
+        membership = MembershipServicer(self.membership, self._keeper, now, version("redoma"), self.grpc.drain)
         discovery = DiscoveryServicer([self._gateway], self.grpc.drain, metrics, now, log)
         self.grpc.add(
             partial(add_MembershipServiceServicer_to_server, membership), "redoma.provisioner.v1.MembershipService"

@@ -117,7 +117,7 @@ class TrustParts:
         )
 
     def connect(self, network: NetworkParts, rotations: Rotations) -> None:
-        """Prepares what keeps trust fresh by itself: it pushes bundles, renews certificates, and forgets what is over."""
+        """Prepares what keeps trust fresh: it pushes bundles, renews certificates, and forgets what is over."""
         standings = network.standings
 
         def reported() -> dict[str, int]:

@@ -23,7 +23,7 @@ from redoma_kit.telemetry import Telemetry
 from redoma_provisioner.errors import ERRORS
 from redoma_provisioner.network.driver import DriverKind
 from redoma_provisioner.policy import PUBLIC_POLICY
-from redoma_provisioner.server import MIGRATIONS, SCHEMA
+from redoma_provisioner.schema import MIGRATIONS, SCHEMA
 from redoma_provisioner.servicers.link_grants import LinkGrantServicer
 from redoma_provisioner.settings import ProvisionerSettings
 from redoma_provisioner.trust.authority import Authority
@@ -142,7 +142,9 @@ class JoinSite:
         telemetry = Telemetry("provisioner", settings.metrics, settings.tracing)
         verifier = IdentityVerifier(settings.jwks_file, "provisioner")
         self.server = GrpcServer(settings, PUBLIC_POLICY, ERRORS, verifier, telemetry, LOG)
-        servicer = Servicer(self.public.grants, self.public.redeemer, self.clock)
+        servicer = Servicer(  # type: ignore[abstract]
+            self.public.grants, self.public.redeemer, self.clock
+        )
         self.server.add(
             lambda server: network_pb2_grpc.add_NetworkServiceServicer_to_server(servicer, server),
             "redoma.provisioner.v1.NetworkService",

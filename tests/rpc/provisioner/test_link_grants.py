@@ -26,6 +26,7 @@ from tests.fakes.trust_parties import SiteKeys, identity_files, make_authority
 from tests.rpc.provisioner.join_site import CALL_TIMEOUT_S, JoinSite
 
 LinkGrant = link_grant_pb2.LinkGrant
+MODEL = site_pb2.Connector.SERVICE_MODEL
 pytestmark = pytest.mark.parametrize("migrated_url", ["sqlite"], indirect=True)
 
 
@@ -137,13 +138,16 @@ async def test_a_site_joins_by_a_code_and_its_name_alone_tells_its_connectors(si
 @pytest.mark.parametrize(
     ("connectors", "field"),
     [
-        ([site_pb2.Connector(routing_key="hospital-b.model-0", service=1, target="x")], "connectors[0].routing_key"),
+        (
+            [site_pb2.Connector(routing_key="hospital-b.model-0", service=MODEL, target="x")],
+            "connectors[0].routing_key",
+        ),
         ([site_pb2.Connector(routing_key="model-0", target="x")], "connectors[0].service"),
-        ([site_pb2.Connector(routing_key="model-0", service=1)], "connectors[0].target"),
-        ([site_pb2.Connector(routing_key="m", service=1, target="x", tenant="acme")], "connectors[0].tenant"),
-        ([site_pb2.Connector(routing_key="m", service=1, target="x", tenant="tenants/")], "connectors[0].tenant"),
-        ([site_pb2.Connector(routing_key="m", service=1, target="x")] * 2, "connectors"),
-        ([site_pb2.Connector(routing_key=f"m{n}", service=1, target="x") for n in range(65)], "connectors"),
+        ([site_pb2.Connector(routing_key="model-0", service=MODEL)], "connectors[0].target"),
+        ([site_pb2.Connector(routing_key="m", service=MODEL, target="x", tenant="acme")], "connectors[0].tenant"),
+        ([site_pb2.Connector(routing_key="m", service=MODEL, target="x", tenant="tenants/")], "connectors[0].tenant"),
+        ([site_pb2.Connector(routing_key="m", service=MODEL, target="x")] * 2, "connectors"),
+        ([site_pb2.Connector(routing_key=f"m{n}", service=MODEL, target="x") for n in range(65)], "connectors"),
     ],
 )
 async def test_what_a_site_may_not_expose_is_refused_and_the_grant_is_left(

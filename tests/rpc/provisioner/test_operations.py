@@ -67,7 +67,7 @@ async def test_a_site_is_rotated_once_at_a_time(network_on_each: NetworkSite) ->
     assert len(begun) == 1
     network.rotator.go.set()
     await watch(network, begun[0].name)
-    await rotate(network)
+    await watch(network, (await rotate(network)).name)
 
 
 async def test_only_members_are_rotated(network: NetworkSite) -> None:

@@ -40,13 +40,13 @@ class FakeProvisioner:
     site: str = "private"
     refusal: CliError | None = None
 
-    def make_link_grant(self, site: str) -> str:
+    def make_link_grant(self, site: str, rejoin: bool) -> str:
         """Takes note."""
-        self.log.append(f"grant {site}")
+        self.log.append(f"{'rejoin' if rejoin else 'grant'} {site}")
         self.site = site
         return TOKEN
 
-    def join(self, token: str, heard: Callable[[Step], None]) -> None:
+    def join(self, token: str, heard: Callable[[Step], None], link_file: Path | None) -> None:
         """Leaves a membership."""
         self.log.append(f"join {token}")
         heard(Step("Read the token", "done"))
@@ -116,7 +116,9 @@ class Machine:
 
     def raiser(self) -> SiteRaiser:
         """Gives what brings this machine up."""
-        return SiteRaiser(cast(LocalSites, self), cast(SiteStarter, self), self)
+        return SiteRaiser(
+            cast(LocalSites, self), cast(SiteStarter, self), self, lambda: self.log.append("make the demo tenants")
+        )
 
 
 @pytest.fixture
@@ -144,6 +146,7 @@ def test_first_up_joins_by_a_grant_and_the_second_does_none_of_that(machine: Mac
     assert machine.raiser().raise_both() is False
     assert machine.log == [
         "start public",
+        "make the demo tenants",
         "grant private",
         "Make a grant for site private",
         f"join {TOKEN}",
@@ -180,6 +183,14 @@ def test_site_that_the_public_one_forgot_is_joined_anew(machine: Machine) -> Non
     assert machine.raiser().raise_both() is False
     assert machine.log[:3] == ["configure private", "start private+public", "start public"]
     assert "grant private" in machine.log
+
+
+def test_site_whose_membership_was_lost_here_is_let_in_by_a_grant_to_rejoin(
+    machine: Machine, standing: list[Standing]
+) -> None:
+    standing.append(Standing.JOINED)
+    machine.raiser().raise_both()
+    assert "rejoin private" in machine.log
 
 
 def test_revoked_site_is_never_joined_anew_without_a_person(machine: Machine, standing: list[Standing]) -> None:

@@ -28,6 +28,8 @@ if task[0] == "--join":
         error = {"reason": "GRANT_EXPIRED", "message": "The token has expired.", "mend": "Ask for another."}
         print(json.dumps({"phase": "REFUSED", "site": "", "error": error}))
         sys.exit(1)
+elif task[0] == "--print-bootstrap":
+    print(json.dumps({"bootstrap": {"node": task[1]}, "secrets": {"resources": []}}))
 else:
     print("made " + " ".join(task))
 """
@@ -59,10 +61,11 @@ def refuse(program: ProvisionerProgram, sentence: str) -> None:
 
 
 def test_grant_is_made_and_a_refusal_told_as_it_is(program: ProvisionerProgram) -> None:
-    assert program.make_link_grant("private") == "made --make-link-grant private"
+    assert program.make_link_grant("private", rejoin=False) == "made --make-link-grant private"
+    assert program.make_link_grant("private", rejoin=True) == "made --make-rejoin-grant private"
     refuse(program, "The site private was revoked.")
     with pytest.raises(CliError, match=r"^The site private was revoked\.$"):
-        program.make_link_grant("private")
+        program.make_link_grant("private", rejoin=False)
 
 
 def test_joining_tells_each_step_and_puts_the_token_on_no_command_line(program: ProvisionerProgram) -> None:
@@ -92,9 +95,11 @@ def test_bootstrap_is_printed_anew_only_when_what_it_is_made_of_changed(program:
     program.program.config.write_text("# changed")
     program.bootstrap("gateway", "hospital-a")
     assert len(calls_of(program)) == 3 * printed
-    first.unlink()
-    program.bootstrap("gateway", "hospital-a")
-    assert first.exists()
+    for file in (first, program.program.directory / "gateway-secrets.json"):
+        file.unlink()
+        program.bootstrap("gateway", "hospital-a")
+        assert file.exists()
+    assert json.loads(first.read_text()) == {"node": "gateway"}
 
 
 def test_lines_that_are_no_steps_are_passed_over() -> None:

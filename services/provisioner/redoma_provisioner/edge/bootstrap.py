@@ -14,7 +14,7 @@ from redoma_kit.settings import UpstreamSettings
 from redoma_kit.tls import SPIFFE_PREFIX
 from redoma_provisioner.edge.encoding import BOOTSTRAP, Encoder, envoy_descriptors
 from redoma_provisioner.edge.resources.clusters import service_cluster
-from redoma_provisioner.edge.resources.tls import identity_secrets, type_url
+from redoma_provisioner.edge.resources.tls import IDENTITY, certificate_secret, type_url
 from redoma_provisioner.edge.snapshot import SECRET, Config
 from redoma_provisioner.errors import CannotStart
 from redoma_provisioner.settings import ProvisionerSettings, ProxySettings
@@ -46,8 +46,10 @@ def bootstrap_secrets(settings: ProvisionerSettings, proxy: str) -> str:
     Raises:
         CannotStart: The settings have no identity of it.
     """
-    secrets = [{"@type": SECRET, **secret} for secret in identity_secrets(_identity(settings, proxy))]
-    return json.dumps({"resources": secrets}, indent=1) + "\n"
+    files = _identity(settings, proxy)
+    # Envoy takes one secret from a file, no more.
+    secret = certificate_secret(IDENTITY, files.cert_file, files.key_file)
+    return json.dumps({"resources": [{"@type": SECRET, **secret}]}, indent=1) + "\n"
 
 
 def bootstrap(settings: ProvisionerSettings, proxy: str, incremental: bool = True) -> str:
@@ -65,7 +67,6 @@ def bootstrap(settings: ProvisionerSettings, proxy: str, incremental: bool = Tru
     """
     _identity(settings, proxy)
     site = _site(settings)
-    source: Config = {"resource_api_version": "V3", "path_config_source": {"path": f"./{secrets_file(proxy)}"}}
     config: Config = {
         "node": {"id": proxy, "cluster": site},
         "admin": {"address": {"pipe": {"path": admin_socket(proxy), "mode": 0o600}}},
@@ -79,9 +80,7 @@ def bootstrap(settings: ProvisionerSettings, proxy: str, incremental: bool = Tru
             "cds_config": {"ads": {}, "resource_api_version": "V3"},
             "lds_config": {"ads": {}, "resource_api_version": "V3"},
         },
-        "static_resources": {
-            "clusters": [service_cluster(CONTROL_PLANE, _control_plane(settings, site), None, source)]
-        },
+        "static_resources": {"clusters": [_control_plane_cluster(settings, proxy, site)]},
         **_extensions(proxy),
     }
     Encoder(envoy_descriptors()).encode(BOOTSTRAP, proxy, config)
@@ -101,6 +100,16 @@ def _site(settings: ProvisionerSettings) -> str:
         if name.startswith(SPIFFE_PREFIX):
             return name.removeprefix(SPIFFE_PREFIX).partition("/")[0]
     raise CannotStart(f"{settings.tls.cert_file} names no site; it needs a URI such as spiffe://redoma/public/…")
+
+
+def _control_plane_cluster(settings: ProvisionerSettings, proxy: str, site: str) -> Config:
+    source: Config = {"resource_api_version": "V3", "path_config_source": {"path": f"./{secrets_file(proxy)}"}}
+    cluster = service_cluster(CONTROL_PLANE, _control_plane(settings, site), None, source)
+    tls = cluster["transport_socket"]["typed_config"]["common_tls_context"]
+    names = tls.pop("combined_validation_context")["default_validation_context"]
+    # Another authority needs another start of the Envoy, another certificate does not.
+    tls["validation_context"] = {**names, "trusted_ca": {"filename": str(_identity(settings, proxy).ca_file)}}
+    return cluster
 
 
 def _control_plane(settings: ProvisionerSettings, site: str) -> UpstreamSettings:

@@ -67,7 +67,12 @@ class Observation:
 
 
 class Driving:
-    """Drives one driver. `want` says what for, `observation` is what came of it."""
+    """Drives one driver. `want` says what for.
+
+    Attributes:
+        observation: What came of it.
+        has_observed: Whether anything was seen since the start.
+    """
 
     def __init__(
         self,
@@ -89,6 +94,7 @@ class Driving:
         self._work = Periodic("network driver", OBSERVE_INTERVAL_S, self._round, log)
         self._watch: asyncio.Task[None] | None = None
         self.observation = Observation(ObservedNetwork(), DesiredNetwork(site))
+        self.has_observed = False
 
     @property
     def kind(self) -> DriverKind:
@@ -143,6 +149,7 @@ class Driving:
                 refusal = await self._apply(desired) if self._is_due(desired) else former.refusal
                 network = await self._observe(desired)
             self.observation = Observation(network, desired, refusal)
+            self.has_observed = True
             self._failures = 0
             self._plan_repair()
         except (DriverUnavailable, DriverRefused, TimeoutError) as error:

@@ -8,17 +8,18 @@ in the same round, also while what carries the network hangs.
 import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 import structlog
 
+from redoma_kit.errors import StorageUnavailable
 from redoma_kit.periodic import Periodic
-from redoma_provisioner.edge.state import EgressState
-from redoma_provisioner.network.connector import MODEL, PROVISIONER, Connector
+from redoma_provisioner.edge.state import EgressState, Endpoint
+from redoma_provisioner.network.connector import PROVISIONER
 from redoma_provisioner.network.driving import Driving
 from redoma_provisioner.network.feed import Feed
-from redoma_provisioner.network.kept import KeptNetwork, desired_network, egress_state, what_changed
+from redoma_provisioner.network.kept import BY_ADDRESS, KeptNetwork, desired_network, egress_state, what_changed
 from redoma_provisioner.network.metrics import NetworkMetrics
 from redoma_provisioner.network.site import Site
 from redoma_provisioner.network.standings import Standings
@@ -28,6 +29,8 @@ from redoma_provisioner.network.view import NetworkView, SiteView, Sources, make
 INTERVAL_S = 1.0
 VIEW_PAUSE_S = 0.1
 SETTLE_S = 5.0
+# A process that ended may not have told the egress of who was revoked so long before.
+REVOKED_LATELY = timedelta(minutes=1)
 
 
 class NetworkStore(Protocol):
@@ -93,13 +96,14 @@ class Reconciler:
         self._now = now
         self._monotonic = monotonic
         self._log = log
+        self._started = now()
         self._published: EgressState | None = None
         self._causes: list[str] = []
         self._begun = self._done = 0
         self._rounds = asyncio.Condition()
         self._work = Periodic("network", INTERVAL_S, self._round, log)
         self.views: Feed[NetworkView] = Feed(NetworkView(), VIEW_PAUSE_S)
-        self.replicas: Feed[tuple[Connector, ...]] = Feed((), VIEW_PAUSE_S)
+        self.replicas: Feed[tuple[Endpoint, ...]] = Feed((), VIEW_PAUSE_S)
         self._sources = Sources(KeptNetwork(), driving.observation, driving.kind, standings, 0, now())
         driving.on_observed(self._work.wake)
         standings.on_change(lambda site: self._work.wake())
@@ -120,7 +124,11 @@ class Reconciler:
         self._work.wake()
 
     async def settled(self, cause: str) -> None:
-        """Wakes it, and returns when the egress was told of all that was committed before, or SETTLE_S later."""
+        """Wakes it, and returns when the egress was told of all that was committed before.
+
+        Raises:
+            StorageUnavailable: It could not be told within SETTLE_S seconds; it is when the database answers again.
+        """
         wanted = self._begun + 1
         self.wake(cause)
         try:
@@ -128,6 +136,7 @@ class Reconciler:
                 await self._rounds.wait_for(lambda: self._done >= wanted)
         except TimeoutError:
             self._log.warning("the egress was not told in time", cause=cause)
+            raise StorageUnavailable() from None
 
     def site_views(self, sites: Iterable[Site]) -> list[SiteView]:
         """Gives sites that were just read from the store with all that is known of them."""
@@ -143,17 +152,27 @@ class Reconciler:
         members = kept.members(self._driving.kind)
         callable_ = frozenset(one.site for one in kept.connectors if one.service == PROVISIONER)
         self._membership.follow(callable_ & members.keys())
-        await self._publish(kept)
+        if self._knows_enough(kept):
+            await self._publish(kept)
         async with self._rounds:
             self._done = number
             self._rounds.notify_all()
         await self._show(kept, now)
         self._metrics.reconciled(self._monotonic() - began)
 
+    def _knows_enough(self, kept: KeptNetwork) -> bool:
+        """Tells whether the egress can be told where to go. Until the addresses are known it keeps what it had before
+        a restart, unless someone was revoked about then: he goes first."""
+        if self._driving.kind not in BY_ADDRESS or self._driving.has_observed:
+            return True
+        lately = self._started - REVOKED_LATELY
+        return any(site.revoke_time is not None and site.revoke_time > lately for site in kept.sites)
+
     async def _publish(self, kept: KeptNetwork) -> None:
         observed = self._driving.observation.network.listeners
         addresses = {key: listener.address for key, listener in observed.items()}
         state = egress_state(kept, self._driving.kind, addresses)
+        self.replicas.set(state.replicas)
         if state == self._published:
             self._causes.clear()
             return
@@ -174,7 +193,6 @@ class Reconciler:
         view = make_view(sources, self.views.value)
         self.views.set(view)
         members = kept.members(self._driving.kind)
-        self.replicas.set(tuple(one for one in kept.connectors if one.service == MODEL and one.site in members))
         joined = [site for site in view.sites.values() if site.site.id in members]
         linked = sum(site.linked for site in joined)
         self._metrics.sites(linked, len(joined) - linked)

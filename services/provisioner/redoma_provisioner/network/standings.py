@@ -70,19 +70,6 @@ class Standings:
         """The sites that answer now."""
         return frozenset(site for site, standing in self._standings.items() if standing.linked)
 
-    def sequences(self) -> Mapping[str, int]:
-        """Gives, by each site that answers, the number of the trust bundle that it keeps."""
-        return {
-            site: standing.report.trust_sequence
-            for site, standing in self._standings.items()
-            if standing.linked and standing.report is not None
-        }
-
-    def expiry_of(self, site: str) -> datetime | None:
-        """Gives when the first of a site's certificates expires by its own word; None: it has not said."""
-        report = self.of(site).report
-        return None if report is None else report.certificate_expire_time
-
     def heard(self, site: str, report: Report, now: datetime) -> None:
         """Keeps what a site said."""
         former = self.of(site)

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 from redoma.provisioner.v1 import membership_pb2, membership_pb2_grpc, network_pb2, site_pb2
 from redoma_kit.errors import InvalidField
+from redoma_kit.interceptors.drain import Drain
 from redoma_provisioner.network.condition import Condition
 from redoma_provisioner.servicers.connectors import connector_message
 from redoma_provisioner.servicers.network_forms import condition_messages
 from redoma_provisioner.servicers.times import timestamp
+from redoma_provisioner.servicers.watching import until_drained
 from redoma_provisioner.trust.connectors import ExposedConnector
 from redoma_provisioner.trust.keeper import TrustKeeper
 from redoma_provisioner.trust.membership import Membership, MembershipState
@@ -25,17 +27,25 @@ if TYPE_CHECKING:
 class MembershipServicer(membership_pb2_grpc.MembershipServiceServicer):
     """Tells the public site of this one, and takes certificates and trust bundles from it."""
 
-    def __init__(self, state: MembershipState, keeper: TrustKeeper, now: Callable[[], datetime], version: str) -> None:
+    def __init__(
+        self,
+        state: MembershipState,
+        keeper: TrustKeeper,
+        now: Callable[[], datetime],
+        version: str,
+        drain: Drain,
+    ) -> None:
         self._state = state
         self._keeper = keeper
         self._now = now
         self._version = version
+        self._drain = drain
 
     async def WatchMembership(
         self, request: membership_pb2.WatchMembershipRequest, context: "Context"
     ) -> AsyncIterator[membership_pb2.WatchMembershipResponse]:
         """Sends how the site is."""
-        async with aclosing(self._state.watch()) as memberships:
+        async with aclosing(until_drained(self._state.watch(), self._drain)) as memberships:
             async for membership in memberships:
                 yield self._response(membership)
 

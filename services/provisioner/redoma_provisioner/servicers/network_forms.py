@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from redoma.provisioner.v1 import condition_pb2, network_pb2, site_pb2
+from redoma_provisioner.edge.state import Endpoint
 from redoma_provisioner.network.condition import Condition
-from redoma_provisioner.network.connector import Connector
 from redoma_provisioner.network.site import SiteState
 from redoma_provisioner.network.sites import etag_of
 from redoma_provisioner.network.view import ConnectorView, LinkView, ListenerView, NetworkView, SiteView
@@ -136,16 +136,16 @@ def network_message(view: NetworkView) -> network_pb2.WatchNetworkResponse:
     )
 
 
-def replicas_message(connectors: Iterable[Connector]) -> network_pb2.WatchReplicasResponse:
+def replicas_message(replicas: Iterable[Endpoint]) -> network_pb2.WatchReplicasResponse:
     """Gives the replicas of models as protobuf has them."""
     return network_pb2.WatchReplicasResponse(
         replicas=[
             network_pb2.Replica(
-                routing_key=connector.routing_key,
-                site=site_name(connector.site),
-                tenant=_tenant_name(connector.tenant),
+                routing_key=replica.routing_key,
+                site=site_name(replica.site),
+                tenant=_tenant_name(replica.tenant),
             )
-            for connector in connectors
+            for replica in replicas
         ]
     )
 

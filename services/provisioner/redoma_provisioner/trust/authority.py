@@ -6,7 +6,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -15,6 +14,7 @@ from redoma_provisioner.errors import CannotStart
 from redoma_provisioner.trust.csr import CheckedRequest
 from redoma_provisioner.trust.names import dns_name, uri_name
 from redoma_provisioner.trust.record import CertificateRecord, IssuedCertificate
+from redoma_provisioner.trust.x509_errors import UNREADABLE
 
 # Clocks of two machines, or of one before and after it was set, differ a little.
 BACKDATE = timedelta(minutes=5)
@@ -105,7 +105,7 @@ def load_authority(cert_file: Path, key_file: Path, lifetime_s: float, now: Call
         key = serialization.load_pem_private_key(key_file.read_bytes(), password=None)
     except OSError as error:
         raise CannotStart(f"The authority's file {error.filename} can't be read: {error.strerror}.") from error
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except UNREADABLE as error:
         raise CannotStart(f"{cert_file} and {key_file} are not a certificate and an open key in PEM.") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
         raise CannotStart(f"The authority's key {key_file} is not on P-256; make one with `openssl ecparam`.")

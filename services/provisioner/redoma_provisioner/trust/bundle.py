@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from redoma_provisioner.trust.authority import Authority
+from redoma_provisioner.trust.x509_errors import UNREADABLE
 
 ALGORITHM = "ES256"
 MAX_BUNDLE_BYTES = 1 << 20
@@ -143,7 +144,7 @@ def _read(payload: bytes) -> TrustBundle:
         bundle = TrustBundle(_whole(value["sequence"]), _text(value["site"]), content, issued_at)
         if not authority_certificates(bundle):
             raise ValueError("authorities")
-    except (ValueError, TypeError, KeyError, OverflowError, OSError, RecursionError):
+    except (*UNREADABLE, KeyError, OverflowError, OSError, RecursionError):
         raise BundleRefused("is signed, but can't be read; the public site may be of a newer release.") from None
     return bundle
 

@@ -5,10 +5,10 @@ from datetime import datetime
 from itertools import pairwise
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 
 from redoma_provisioner.trust.names import dns_name, uri_name
+from redoma_provisioner.trust.x509_errors import UNREADABLE
 
 MAX_CHAIN_CHARACTERS = 64 << 10
 MAX_CHAIN = 4
@@ -59,7 +59,7 @@ def read_chain(text: str) -> list[x509.Certificate]:
     """
     try:
         chain = x509.load_pem_x509_certificates(text.encode()) if len(text) <= MAX_CHAIN_CHARACTERS else []
-    except ValueError:
+    except UNREADABLE:
         chain = []
     if not 0 < len(chain) <= MAX_CHAIN:
         raise CertificateRefused("can't be read.")
@@ -70,7 +70,7 @@ def names_of(certificate: x509.Certificate) -> tuple[list[str], list[str]]:
     """Gives the URI names and the DNS names in a certificate."""
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+    except UNREADABLE:
         return [], []
     return names.get_values_for_type(x509.UniformResourceIdentifier), names.get_values_for_type(x509.DNSName)
 
@@ -92,19 +92,21 @@ def _leads_to(chain: Sequence[x509.Certificate], authorities: Sequence[x509.Cert
 def _is_authority(certificate: x509.Certificate) -> bool:
     try:
         return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+    except UNREADABLE:
         return False
 
 
 def _is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     try:
         certificate.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature):
+    except UNREADABLE:
         return False
     return True
 
 
 def _public_der(certificate: x509.Certificate) -> bytes:
-    return certificate.public_key().public_bytes(
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
+    try:
+        key = certificate.public_key()
+    except UNREADABLE:
+        return b""
+    return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)

@@ -5,12 +5,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from redoma_kit.errors import InvalidField
 from redoma_provisioner.trust.names import NEEDED_SERVICES, SERVICES
+from redoma_provisioner.trust.x509_errors import UNREADABLE
 
 MAX_CSR_BYTES = 8 << 10
 SiteKey = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
@@ -78,7 +78,7 @@ def _key(field: str, csr: bytes) -> SiteKey:
     try:
         request = x509.load_der_x509_csr(csr)
         key = request.public_key()
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+    except UNREADABLE:
         raise InvalidField(
             field, "is not a certificate request in PKCS#10, DER, for a key that is known here."
         ) from None
@@ -86,7 +86,7 @@ def _key(field: str, csr: bytes) -> SiteKey:
         raise InvalidField(field, "must be for a key on P-256 or Ed25519.")
     try:
         is_signed = request.is_signature_valid
-    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature):
+    except UNREADABLE:
         is_signed = False
     if not is_signed:
         raise InvalidField(field, "is not signed by the key that it is for.")

@@ -20,6 +20,7 @@ from redoma_provisioner.trust.joining import Meeting
 from redoma_provisioner.trust.names import PUBLIC_SITE, dns_name, parse_site_name
 from redoma_provisioner.trust.redemption import Admission, JoinRequest, SiteCertificate
 from redoma_provisioner.trust.token import split_address
+from redoma_provisioner.trust.x509_errors import UNREADABLE
 
 SERVER_NAME = dns_name(PUBLIC_SITE, "egress")
 AUTHORITY_PATH = "/authority.pem"
@@ -53,9 +54,9 @@ class GrpcJoinChannel:
             raise join_failure.nobody_listens(address) from None
         except TimeoutError:
             raise join_failure.silent(address) from None
-        except (ssl.SSLError, ConnectionError, EOFError, asyncio.LimitOverrunError, ValueError):
+        except (ssl.SSLError, ConnectionError, EOFError, asyncio.LimitOverrunError, http.client.HTTPException):
             raise join_failure.another_server(address) from None
-        except http.client.HTTPException:
+        except UNREADABLE:
             raise join_failure.another_server(address) from None
         except OSError as error:
             raise join_failure.unreachable(address, error.strerror or str(error)) from None

@@ -23,6 +23,7 @@ from redoma_provisioner.trust.csr import CertificateRequest
 from redoma_provisioner.trust.keys import PendingKey, make_key, public_der
 from redoma_provisioner.trust.membership_files import MembershipBusy, MembershipFiles, MembershipSet, ServiceIdentity
 from redoma_provisioner.trust.names import SERVICES
+from redoma_provisioner.trust.x509_errors import UNREADABLE
 
 OWN_SERVICE = "provisioner"
 
@@ -183,7 +184,7 @@ def kept_of(content: MembershipSet) -> KeptTrust:
         pinned = x509.load_pem_x509_certificates(content.authorities.encode())
         site = site_of(leaves[OWN_SERVICE])
         sequence = verify_bundle(content.bundle, pinned, site, 0).sequence
-    except (CertificateRefused, BundleRefused, KeyError) as error:
+    except (CertificateRefused, BundleRefused, KeyError, *UNREADABLE) as error:
         raise ValueError(str(error)) from error
     first = min(leaf.not_valid_after_utc for leaf in leaves.values())
     return KeptTrust(site, sequence, first, content.driver, content.link_address)

@@ -87,14 +87,29 @@ class Conversation(RuleBasedStateMachine):
 
     @initialize(first=SNAPSHOTS)
     def connect(self, first: Served) -> None:
-        """Connects the Envoy."""
+        """Connects the Envoy, and lets it have a first snapshot."""
         self.served = first
         self.envoy.connect()
+        self.settle()
 
     @rule(new=SNAPSHOTS)
     def publish(self, new: Served) -> None:
         """Serves another snapshot."""
         self.served = new
+
+    @rule(new=SNAPSHOTS)
+    def publish_and_send(self, new: Served) -> None:
+        """Serves another snapshot, and sends what can be sent of it at once."""
+        self.served = new
+        self.say(100)
+
+    @rule(names=st.sets(st.sampled_from(NAMES), min_size=1, max_size=1))
+    def turn_over(self, names: set[str]) -> None:
+        """Leads all routes to other clusters than before, which come as the former ones go; step by step."""
+        self.settle()
+        self.served = served(dict.fromkeys(names, 0), {}, {"x": 0}, {"x": sorted(names)})
+        while self.step():
+            self.routes_lead_somewhere()
 
     @rule(count=st.integers(1, 4))
     def hear(self, count: int) -> None:
@@ -136,6 +151,14 @@ class Conversation(RuleBasedStateMachine):
         """Starts the Envoy anew."""
         self.envoy = ModelEnvoy(self.incremental)
         self.cut()
+
+    def step(self) -> bool:
+        """Lets one response go out and arrive, and all answers to it; says whether there was any."""
+        self.say(1)
+        self.arrive(1)
+        waited = bool(self.envoy.outbox)
+        self.hear(100)
+        return waited or bool(self.coming)
 
     def settle(self) -> None:
         """Lets all that is on its way arrive."""

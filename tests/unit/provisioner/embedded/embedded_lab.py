@@ -150,7 +150,7 @@ class EmbeddedLab:
         gateway = end.identities["gateway"]
         driver = EmbeddedPrivateDriver(
             GatewayTunnels(EnvoyAdmin(end.envoy.folder / admin_socket("gateway"))),
-            LinkProbe(gateway, site),
+            LinkProbe(gateway, site, now),
         )
         self.stack.push_async_callback(driver.close)
         return Publishing(driver, end.publish)

@@ -7,7 +7,9 @@ from dataclasses import replace
 
 import pytest
 
+from redoma_kit.errors import StorageUnavailable
 from redoma_provisioner.edge.state import EgressState
+from redoma_provisioner.network import reconciler
 from redoma_provisioner.network.driver import DesiredNetwork, DriverKind, ObservedNetwork
 from tests.fakes.memory_network import MemoryNetwork
 from tests.fakes.network_driver import PUBLIC, FakeDriver, FakeNetwork, Made
@@ -112,6 +114,16 @@ async def test_a_restarted_process_goes_on_from_what_is_there(site: MemoryNetwor
     assert site.publisher.state == state
 
 
+async def test_who_waits_for_the_egress_hears_that_it_was_not_told(
+    site: MemoryNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconciler, "SETTLE_S", 0.1)
+    site.publisher.fails = True
+    site.store.revoke(SITE)
+    with pytest.raises(StorageUnavailable):
+        await site.reconciler.settled("site hospital-a revoked")
+
+
 async def test_a_snapshot_that_could_not_be_served_is_tried_again(site: MemoryNetwork) -> None:
     site.publisher.fails = True
     site.store.revoke(SITE)
@@ -187,23 +199,44 @@ class AddressDriver(FakeDriver):
         return ObservedNetwork(seen.links, listeners, seen.connectors)
 
 
-async def test_a_listener_without_an_address_is_not_led_to() -> None:
+@pytest.fixture
+async def by_address() -> AsyncIterator[MemoryNetwork]:
+    """A reconciler on such a driver with two joined sites; it does not run yet."""
     network = MemoryNetwork()
-    network.store.join(SITE)
-    driver = AddressDriver(network.network, PUBLIC)
-    network.driver = driver
+    network.store.join(SITE, "hospital-b")
+    network.driver = AddressDriver(network.network, PUBLIC)
     kept = network.store.kept
-    network.store.kept = replace(kept, sites=tuple(replace(one, driver=driver.kind) for one in kept.sites))
-    network.start()
-    await network.until(lambda: SITE in network.reconciler.views.value.links, "it was looked at")
-    assert network.publisher.state.replicas == ()
-    driver.address = "127.0.0.1:10001"
-    network.network.changed()
-    state = await network.publisher.until(lambda state: bool(state.replicas))
+    sites = tuple(replace(one, driver=AddressDriver.kind) for one in kept.sites)
+    network.store.kept = replace(kept, sites=sites)
+    yield network
+    await network.stop()
+
+
+async def test_a_listener_without_an_address_is_not_led_to(by_address: MemoryNetwork) -> None:
+    by_address.start()
+    await by_address.until(lambda: SITE in by_address.reconciler.views.value.links, "it was looked at")
+    assert by_address.publisher.state.replicas == ()
+    assert isinstance(by_address.driver, AddressDriver)
+    by_address.driver.address = "127.0.0.1:10001"
+    by_address.network.changed()
+    state = await by_address.publisher.until(lambda state: bool(state.replicas))
     assert state.replicas[0].address == "127.0.0.1:10001"
     assert state.replicas[0].service == "model"
     assert state.tunnels == ()
-    await network.stop()
+
+
+async def test_a_restart_while_the_driver_is_away_takes_nothing_from_the_egress(by_address: MemoryNetwork) -> None:
+    by_address.network.away = True
+    by_address.start()
+    await by_address.until(
+        lambda: by_address.condition(KEY, "Reachable").reason == "DriverUnavailable", "it was looked at"
+    )
+    await by_address.reconciler.settled("a look")
+    assert by_address.publisher.states == []
+    by_address.store.revoke(SITE)
+    await by_address.reconciler.settled("site hospital-a revoked")
+    assert len(by_address.publisher.states) == 1, "who is revoked goes, whatever is not known"
+    assert not leads_to(by_address.publisher.state, SITE)
 
 
 async def test_a_thousand_sites_are_no_more_than_a_thousand_times_one() -> None:

@@ -151,11 +151,10 @@ async def test_a_killed_process_s_work_waits_for_its_lease_and_then_goes_on(stor
     dead.kill()
     executor.gates.clear()
     other = Process(store, executor, clock)
-    other.runner.start()
     await other.runner._take()
     assert executor.runs == [False], "its lease has not lapsed"
     clock.time += module.LEASE + timedelta(seconds=1)
-    other.runner.wake()
+    other.runner.start()
     assert (await other.end_of(begun)).state is OperationState.SUCCEEDED
     assert executor.runs == [False, True]
     await other.runner.stop()
@@ -201,7 +200,6 @@ async def test_what_waits_is_cancelled_at_once(store: SqlOperationStore) -> None
     begun = await process.begin()
     cancelled = await process.operations.cancel(begun.id)
     assert cancelled.state is OperationState.CANCELLED and cancelled.end_time is not None
-    process.runner.start()
     await process.runner._take()
     assert process.executor.runs == []
     await process.runner.stop()
@@ -226,11 +224,12 @@ async def test_past_the_point_of_no_return_nothing_is_cancelled(store: SqlOperat
 async def test_no_more_than_a_few_run_side_by_side(store: SqlOperationStore) -> None:
     gate = asyncio.Event()
     process = Process(store, Copy(gates={0: gate}), SetClock())
-    process.runner.start()
     begun = [await process.begin(f"sites/s{number}") for number in range(7)]
-    await asyncio.wait_for(process.executor.begun.wait(), BOUND_S)
     await process.runner._take()
+    await asyncio.wait_for(process.executor.begun.wait(), BOUND_S)
+    assert len(process.runner._running) == module.MOST_AT_ONCE
     gate.set()
+    process.runner.start()
     for operation in begun:
         await process.end_of(operation)
     assert 1 < process.executor.most_at_once <= module.MOST_AT_ONCE

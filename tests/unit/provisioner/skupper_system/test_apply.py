@@ -141,6 +141,29 @@ async def test_a_site_of_another_hand_is_used_and_left_alone(lab: SystemLab) -> 
     assert [path.name for path in lab.input(PUBLIC).glob("Site-*")] == ["Site-theirs.yaml"]
 
 
+@pytest.mark.parametrize(
+    "content", ["[" * 100_000, "- " * 100_000, "a: [", "", "\0", "just words", "[1, 2]", "x" * 2_000_000]
+)
+async def test_a_foreign_file_that_is_no_resource_is_left_alone(lab: SystemLab, content: str) -> None:
+    driver, path = lab.driver(SITE), lab.input(SITE) / "theirs.yml"
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    await driver.apply(THERE)
+    assert path.read_text() == content
+
+
+async def test_a_second_site_is_not_taken_for_ours(lab: SystemLab) -> None:
+    driver = lab.driver(PUBLIC)
+    await driver.apply(HERE)
+    (lab.input(PUBLIC) / "Site-other.yaml").write_text(
+        f"kind: Site\nmetadata: {{name: other, namespace: {NAMESPACE}}}\n"
+    )
+    with pytest.raises(DriverRefused, match="a namespace has one site"):
+        await driver.apply(with_listeners("model-1"))
+    assert (lab.input(PUBLIC) / "Site-public.yaml").exists()
+    assert lab.tree(PUBLIC).is_up()
+
+
 async def test_a_file_of_another_hand_with_our_name_is_refused_by_path(lab: SystemLab) -> None:
     path = lab.input(SITE) / "Connector-hospital-a-model-0-72c5449f.yaml"
     path.parent.mkdir(parents=True)

@@ -1,6 +1,7 @@
 """Redeeming a token at a grant server that answers as Skupper's does, over TLS by an authority of its own."""
 
 import asyncio
+import base64
 import datetime
 import ipaddress
 import ssl
@@ -15,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from redoma_provisioner.network.driver import DriverRefused, DriverUnavailable
-from redoma_provisioner.network.drivers.skupper.link_resources import AccessToken
+from redoma_provisioner.network.drivers.skupper.link_resources import AccessToken, LinkCredentials, parse
 from redoma_provisioner.network.drivers.skupper.probe import NetworkProbe, Trust
 from redoma_provisioner.network.drivers.skupper.redemption import GrantServer
 from tests.unit.provisioner.skupper_system.test_links import link_yaml
@@ -131,12 +132,8 @@ async def test_a_server_that_is_away_leaves_the_token_good(unused_tcp_port: int)
 
 
 async def test_a_probe_tells_trusted_from_untrusted_and_closed(grants: Grants, unused_tcp_port: int) -> None:
-    from redoma_provisioner.network.drivers.skupper.link_resources import LinkCredentials, parse
-
     probe, other = NetworkProbe(), parse(link_yaml())
     assert isinstance(other, LinkCredentials)
-    import base64
-
     known = replace(other, data={**other.data, "ca.crt": base64.b64encode(grants.ca.encode()).decode()})
     assert await probe.opens("127.0.0.1", grants.port)
     assert not await probe.opens("127.0.0.1", unused_tcp_port)

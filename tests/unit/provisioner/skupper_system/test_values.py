@@ -1,5 +1,6 @@
 """Names, ports and the files they lie in, for any input."""
 
+import asyncio
 import fcntl
 import socket
 from pathlib import Path
@@ -101,10 +102,7 @@ async def test_a_written_status_is_noticed(tmp_path: Path) -> None:
     place = find_place(tmp_path / "skupper", "a", {}, 0)
     changes = Watch(place, poll_s=0.01).changes()
     place.runtime.mkdir(parents=True)
-    task = anext(changes)
-    import asyncio
-
-    waiting = asyncio.ensure_future(task)
+    waiting = asyncio.ensure_future(anext(changes))
     for number in range(1_000):
         (place.runtime / f"Site-{number}.yaml").write_text("x")
         done, _ = await asyncio.wait([waiting], timeout=0.05)

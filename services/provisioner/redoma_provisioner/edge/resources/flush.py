@@ -6,7 +6,7 @@ comes to, and fails in a handshake that nobody can pass, which closes it.
 
 The calls come in through the egress's listener for services, from the provisioner alone; each goes through a connection
 of its own to a listener that shares connections out evenly, and holds it for a moment: so as many calls at once as
-there are workers, or more, meet every worker.
+there are workers, or more, meet every worker, and close one tunnel of each at least.
 """
 
 from redoma_kit.policy import spiffe_id
@@ -19,9 +19,8 @@ from redoma_provisioner.edge.snapshot import Config
 
 FLUSH_METHOD = "/redoma.egress/Flush"
 FLUSH_SITE_HEADER = "redoma-flush-site"
-# Says what came of a call: a tunnel was closed, or there was none.
+# On the answer to every call that came that far: it closed a tunnel, or there was none.
 FLUSHED_HEADER = "redoma-flushed"
-CLOSED, NONE_LEFT = "closed", "none"
 FLUSH, FLUSH_CALLS = "flush", "flush-calls"
 _PIPE = "flush.sock"
 _HOLD_S = 0.1
@@ -57,11 +56,8 @@ def _listener() -> Config:
             "delay": {"fixed_delay": f"{_HOLD_S}s", "percentage": {"numerator": 100}},
         },
     }
-    replies = (
-        # The handshake failed; or it was not answered in time, by a gateway that is frozen.
-        reply(("UF",), CLOSED, {FLUSHED_HEADER: CLOSED}),
-        reply([flag for flag in NOT_SENT_FLAGS if flag != "UF"], NONE_LEFT, {FLUSHED_HEADER: NONE_LEFT}),
-    )
+    # No calls get through: the handshake failed, or was not answered in time, or there is no tunnel.
+    replies = (reply(NOT_SENT_FLAGS, "flushed", {FLUSHED_HEADER: "1"}),)
     manager = stream_manager(
         FLUSH,
         {"route_config": {"name": FLUSH, "virtual_hosts": [{"name": FLUSH, "domains": ["*"], "routes": routes}]}},

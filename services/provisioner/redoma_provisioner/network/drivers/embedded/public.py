@@ -1,7 +1,11 @@
-"""The public site's end. The egress is told by the control plane; this cuts what was admitted, and tells what it sees."""
+"""The public site's end.
+
+The control plane tells the egress what it leads to. What is left to do here is to close the tunnels of who is admitted
+no more; and to tell what can be seen.
+"""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from typing import Protocol
 
 import structlog
@@ -16,7 +20,7 @@ from redoma_provisioner.network.driver import (
     ObservedNetwork,
 )
 from redoma_provisioner.network.drivers.embedded.egress_calls import EgressAway, Reach
-from redoma_provisioner.network.drivers.embedded.flushing import Flushing
+from redoma_provisioner.network.drivers.embedded.flushing import Flushing, TunnelCount
 from redoma_provisioner.network.drivers.embedded.sentences import link_conditions, listener_conditions
 
 WATCH_INTERVAL_S = 1.0
@@ -25,20 +29,12 @@ WATCH_INTERVAL_S = 1.0
 class EgressCalls(Protocol):
     """What the egress can be asked. Both raise EgressAway."""
 
-    async def flush(self, site: str) -> int:
-        """Closes tunnels of a site that nothing uses, and says how many."""
+    async def flush(self, site: str) -> None:
+        """Closes tunnels of a site that nothing uses."""
         ...
 
     async def reach(self, routing_key: str) -> Reach:
         """Calls a service of a private site, and says what came of it."""
-        ...
-
-
-class TunnelCount(Protocol):
-    """What knows how many tunnels the egress has."""
-
-    async def by_site(self) -> Mapping[str, int] | None:
-        """Gives the number of tunnels by site, those with none left out; None: nobody knows."""
         ...
 
 
@@ -51,7 +47,7 @@ class EmbeddedPublicDriver:
         self._calls = calls
         self._tunnels = tunnels
         self._address = address
-        self._flushing = Flushing(calls, log)
+        self._flushing = Flushing(calls, tunnels, log)
         self._admitted: dict[str, AdmittedSite] = {}
 
     @property
@@ -65,13 +61,13 @@ class EmbeddedPublicDriver:
         What a former process left of them is found by the tunnels that are there.
         """
         admitted = {site.id: site for site in desired.admitted}
-        strangers = (await self._tunnels.by_site() or {}).keys() - admitted.keys()
         for site, former in self._admitted.items():
             now = admitted.get(site)
             if now is None or set(former.certificates) - set(now.certificates):
-                self._flushing.begin(site)
-        for site in strangers - self._admitted.keys():
-            self._flushing.begin(site)
+                self._flushing.begin(site, admitted=now is not None)
+        for site in (await self._tunnels.by_site() or {}).keys() - admitted.keys():
+            if not self._flushing.is_under_way(site):
+                self._flushing.begin(site, admitted=False)
         self._admitted = admitted
 
     async def observe(self, desired: DesiredNetwork) -> ObservedNetwork:

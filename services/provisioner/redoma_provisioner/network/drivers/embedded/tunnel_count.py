@@ -28,3 +28,19 @@ class EgressTunnels:
             if (match := _OF_SITE.fullmatch(name)) is not None and value:
                 counts[match[1]] = counts.get(match[1], 0) + value
         return counts
+
+
+class GatewayTunnels:
+    """Counts the tunnels of a private site's gateway."""
+
+    def __init__(self, admin: EnvoyAdmin) -> None:
+        self._admin = admin
+
+    async def up(self) -> int:
+        """Gives the number of tunnels that are up.
+
+        Raises:
+            AdminAway: The gateway does not answer.
+        """
+        stats = await self._admin.stats(r"^tunnels\.worker_[0-9]+\.cluster\.egress\.connected$")
+        return sum(stats.values())

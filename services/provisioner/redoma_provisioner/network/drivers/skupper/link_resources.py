@@ -17,7 +17,7 @@ from redoma_provisioner.network.driver import DriverRefused
 from redoma_provisioner.network.drivers.skupper.name import checked_host, checked_port
 from redoma_provisioner.network.drivers.skupper.resource import API_VERSION, LINK_ROLES, Endpoint
 
-LARGEST = 64 * 1024
+LARGEST = 32 * 1024
 MOST_ENDPOINTS = 16
 _KEYS = frozenset({"ca.crt", "tls.crt", "tls.key"})
 _MORE_KEYS = frozenset({"connect.json"})
@@ -65,6 +65,7 @@ def parse(text: str) -> AccessToken | LinkCredentials:
     if len(text) > LARGEST:
         raise DriverRefused(f"What lets this site link is larger than {LARGEST} bytes. {_AGAIN}")
     try:
+        # Not by libyaml, whose loader takes the process down where brackets are nested deep enough.
         found = [document for document in yaml.safe_load_all(text) if document is not None]
     except (yaml.YAMLError, RecursionError, ValueError):
         raise DriverRefused(f"What lets this site link is not YAML; it may be cut. {_AGAIN}") from None

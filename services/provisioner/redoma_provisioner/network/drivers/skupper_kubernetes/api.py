@@ -205,7 +205,8 @@ class KubernetesApi:
             )
         except (ApiException, HTTPError, OSError) as error:
             raise unreachable(self._client.configuration.host, _why(error)) from None
-        return answer.response
+        response: urllib3.BaseHTTPResponse = answer.response
+        return response
 
     def _failure(self, response: urllib3.BaseHTTPResponse, kind: Kind, name: str) -> Exception:
         try:

@@ -47,12 +47,14 @@ def connect(kubeconfig: Path | None, namespace: str = "") -> ApiServer:
 def _from_file(path: Path, settings: client.Configuration) -> str:
     if not path.is_file():
         raise ConfigException("there is no such file")
-    config.load_kube_config(str(path), client_configuration=settings, persist_config=False)
-    _, current = config.list_kube_config_contexts(str(path))
+    config.load_kube_config(  # type: ignore[no-untyped-call]
+        str(path), client_configuration=settings, persist_config=False
+    )
+    _, current = config.list_kube_config_contexts(str(path))  # type: ignore[no-untyped-call]
     context = current.get("context") if isinstance(current, Mapping) else None
     return str(context.get("namespace") or "") if isinstance(context, Mapping) else ""
 
 
 def _from_pod(settings: client.Configuration) -> str:
-    config.load_incluster_config(client_configuration=settings)
+    config.load_incluster_config(client_configuration=settings)  # type: ignore[no-untyped-call]
     return POD_NAMESPACE.read_text().strip() if POD_NAMESPACE.is_file() else ""

@@ -1,13 +1,13 @@
 """Carries the network by Skupper on Kubernetes: says what is wanted to the API server, and what Skupper says of it.
 
-Skupper's controller does the work. This never writes what another made, and whatever it made has Redoma's owner, so that
-it is collected when Redoma is uninstalled.
+Skupper's controller does the work. This never writes what another made, and whatever it made has Redoma's owner, so
+that it is collected when Redoma is uninstalled.
 """
 
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -103,7 +103,7 @@ class SkupperKubernetesDriver:
         log: structlog.stdlib.BoundLogger,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`connect` gives the API server and may block; `site`: whose driver it is, PUBLIC_SITE or a private one's id."""
+        """`connect` gives the API server and may block; `site`: whose driver it is, PUBLIC_SITE or a private one's."""
         self._calls = Calls(connect)
         self._site = site
         self._kinds = OF_PUBLIC if site == PUBLIC_SITE else OF_PRIVATE
@@ -132,7 +132,7 @@ class SkupperKubernetesDriver:
         async def listener(routing_key: str) -> ObservedListener:
             address = listener_address(routing_key, namespace, self._options.port)
             async with self._probes:
-                reachable = await self._probe.opens(*address.rsplit(":", 1)[:1], self._options.port)
+                reachable = await self._probe.opens(address.rpartition(":")[0], self._options.port)
             return sight.listener(routing_key, address, reachable)
 
         keys = [one.routing_key for one in desired.listeners]
@@ -172,7 +172,7 @@ class SkupperKubernetesDriver:
         await self._until(deadline, self._site_problem)
         async with self._lock:
             known = await self._look()
-            await self._writing.make(grant, known)
+            await self._writing.make(grant, known, await self._writing.owner())
             for former in former_grants(known, site, grant.name):
                 await self._writing.delete(ACCESS_GRANT, former)
         token = ""
@@ -202,13 +202,13 @@ class SkupperKubernetesDriver:
         if not plan.resources and not links:
             await self._writing.drop_owner()
             return plan.refusals
-        refusals = list(plan.refusals)
+        owner, refusals = await self._writing.owner(), list(plan.refusals)
         for resource in plan.resources:
             try:
-                await self._writing.make(resource, known)
+                await self._writing.make(resource, known, owner)
             except DriverRefused as refusal:
                 refusals.append(str(refusal))
-        await self._writing.adopt(known)
+        await self._writing.adopt(known, owner)
         return tuple(refusals)
 
     def _plan(self, desired: DesiredNetwork, known: Known) -> Plan:
@@ -236,10 +236,10 @@ class SkupperKubernetesDriver:
         return replace(site, resources=noted) + planned_access(known, self._options.access_type)
 
     async def _open_site(self, until: float) -> tuple[str, ...]:
-        known = await self._look()
+        known, owner = await self._look(), await self._writing.owner()
         latest = max(float(invited_until(known, self._now().timestamp()) or 0.0), until)
         for resource in self._opened(known, str(int(latest))).resources:
-            await self._writing.make(resource, known)
+            await self._writing.make(resource, known, owner)
         return ()
 
     async def _site_problem(self) -> str:
@@ -250,7 +250,7 @@ class SkupperKubernetesDriver:
         link = sight.admitted("")
         return "" if has_endpoints(known.active_site) else link.conditions[0].message.rstrip(".")
 
-    async def _until(self, deadline: float, problem: Callable[[], "asyncio.Future[str]"]) -> None:
+    async def _until(self, deadline: float, problem: Callable[[], Awaitable[str]]) -> None:
         """Waits until there is no problem.
 
         Raises:
@@ -271,7 +271,7 @@ class SkupperKubernetesDriver:
         self._tried = {name: one for name, one in self._tried.items() if name in tokens}
         return {name: tries for name, (tries, _) in self._tried.items()}
 
-    async def _again(self, attempt: Callable[[], "asyncio.Future[tuple[str, ...]]"]) -> tuple[str, ...]:
+    async def _again(self, attempt: Callable[[], Awaitable[tuple[str, ...]]]) -> tuple[str, ...]:
         """Reads and writes again where another wrote in between."""
         for _ in range(ATTEMPTS):
             try:

@@ -86,8 +86,8 @@ def failure_of(answer: Answer, kind: Kind, name: str, namespace: str) -> Excepti
         return DriverRefused(_forbidden(answer, kind, namespace))
     if answer.status in _PASSING or answer.status >= 500:
         return DriverUnavailable(
-            f"The cluster's API server could not answer ({answer.status}: {_words(answer)}). It is asked again; if this "
-            "lasts, look at the cluster."
+            f"The cluster's API server could not answer ({answer.status}: {_words(answer)}). It is asked again; "
+            "if this lasts, look at the cluster."
         )
     return DriverRefused(_invalid(answer, kind, name))
 
@@ -95,8 +95,8 @@ def failure_of(answer: Answer, kind: Kind, name: str, namespace: str) -> Excepti
 def unreachable(host: str, why: str) -> DriverUnavailable:
     """Gives the error for an API server that does not answer at all."""
     return DriverUnavailable(
-        f"The cluster's API server at {host} can't be reached ({why}). Check that it runs and that this machine may dial "
-        "it; driver.kubeconfig names the file that says where it is."
+        f"The cluster's API server at {host} can't be reached ({why}). Check that it runs and that this machine may "
+        "dial it; driver.kubeconfig names the file that says where it is."
     )
 
 
@@ -120,8 +120,8 @@ def _forbidden(answer: Answer, kind: Kind, namespace: str) -> str:
         return f"The cluster forbids it for {kind.plural} in {namespace}: {_words(answer)}. Ask who administers it."
     verb, resource, group = found.groups()
     return (
-        f"The account of the provisioner may not {verb} {resource} in the namespace {namespace}. Add to its Role the rule "
-        f'{{apiGroups: ["{group}"], resources: ["{resource}"], verbs: ["{verb}"]}}.'
+        f"The account of the provisioner may not {verb} {resource} in the namespace {namespace}. Add to its Role the "
+        f'rule {{apiGroups: ["{group}"], resources: ["{resource}"], verbs: ["{verb}"]}}.'
     )
 
 

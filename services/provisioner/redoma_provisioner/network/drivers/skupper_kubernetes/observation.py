@@ -85,7 +85,8 @@ class Sight:
     def connector(self, routing_key: str, target: str) -> ObservedConnector:
         """Tells of a connector of a private site."""
         found = self.known.ours(CONNECTOR).get(object_name(routing_key))
-        if found is not None and "selector" in part(found, "spec") and _told(found, "Configured").holds is not True:
+        picks = found is not None and "selector" in part(found, "spec")
+        if picks and not self.site_problem() and _told(found or {}, "Configured").holds is not True:
             why = f"No ready pod has the labels of {target}: kubectl -n {self.namespace} get pods --show-labels"
             return ObservedConnector(
                 (_condition("Configured", Told(False), why), _condition("Matched", Told(False), why))
@@ -131,13 +132,12 @@ class Sight:
         if token is None:
             why = "It was not applied yet"
             return _condition("Configured", Told(False), why), _condition("Operational", Told(False), why)
-        redeemed = _told(token, "Redeemed")
-        why = (
-            lasting_problem(token).rstrip(".") or self.site_problem() or "Skupper has not redeemed the link's token yet"
-        )
-        if redeemed.holds is True and not lasting_problem(token):
-            why = "The Link that Skupper made is gone; join again with a new token"
+        redeemed, lasting = _told(token, "Redeemed"), lasting_problem(token).rstrip(".")
+        why = lasting or self.site_problem() or "Skupper has not redeemed the link's token yet"
+        if lasting:
             redeemed = Told(False)
+        elif redeemed.holds is True:
+            why, redeemed = "The Link that Skupper made is gone; join again with a new token", Told(False)
         return _condition("Configured", redeemed, why), _condition("Operational", Told(False), why)
 
 

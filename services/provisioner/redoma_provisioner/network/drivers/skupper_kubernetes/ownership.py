@@ -63,7 +63,7 @@ def is_of(manifest: Manifest, site: str) -> bool:
 
 
 def differs(wanted: Manifest, found: Manifest) -> bool:
-    """Tells whether applying `wanted` would change `found`: it lacks something, or has a field that is wanted no more."""
+    """Tells whether applying `wanted` would change `found`: it lacks something, or has a field wanted no more."""
     if not _holds(wanted.get("spec"), found.get("spec")):
         return True
     if _applied_fields(found) != set(part(wanted, "spec")):

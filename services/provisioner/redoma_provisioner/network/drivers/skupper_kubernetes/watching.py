@@ -72,8 +72,8 @@ class Watching:
                 if not version:
                     version = seen = self._api().list(kind, limit=1).version
                     self._tell()
-                for version in self._versions(kind, version):
-                    failures, problem = 0, ""
+                for latest in self._versions(kind, version):
+                    version, failures, problem = latest, 0, ""
             except VersionTooOld:
                 version = ""
             except (DriverRefused, DriverUnavailable, NotThere, HTTPError, OSError, ValueError) as error:

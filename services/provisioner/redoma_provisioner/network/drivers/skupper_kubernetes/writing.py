@@ -43,7 +43,7 @@ class Writing:
         self._owner_name = owner
         self._log = log
 
-    async def make(self, resource: Resource, known: Known) -> None:
+    async def make(self, resource: Resource, known: Known, owner: Owner) -> None:
         """Makes a resource as it is wanted, or leaves it where it is so.
 
         Fields of ours that another took over are taken back. Secrets are not read, so one is always applied.
@@ -59,7 +59,7 @@ class Writing:
                 f"The {kind.name} {resource.name} is there and is not Redoma's. Delete it, or give it another name."
             )
         namespace = await self._calls.run(lambda api: api.namespace)
-        manifest = manifest_of(resource, namespace, self._site, await self.owner())
+        manifest = manifest_of(resource, namespace, self._site, owner)
         if found is None or differs(manifest, found):
             await self._apply(manifest, is_ours=found is not None or kind == SECRET)
 
@@ -77,14 +77,13 @@ class Writing:
         name, uid = name_of(manifest), uid_of(manifest)
         await self._calls.run(lambda api: api.delete(kind, name, uid))
 
-    async def adopt(self, known: Known) -> None:
+    async def adopt(self, known: Known, owner: Owner) -> None:
         """Marks what Skupper made of tokens of ours as ours.
 
         Raises:
             ChangedMeanwhile: Skupper wrote it just now.
         """
         for one in adoptions(known):
-            owner = await self.owner()
             await self._mark(one, owner)
 
     async def owner(self) -> Owner:

@@ -123,8 +123,9 @@ class SkupperSystemDriver:
             pass
 
     def _footing(self, site: str, known: Known) -> list[Resource]:
-        """Gives the Site that all else needs, unless another hand has made one: a namespace has one."""
-        if any(one.get("kind") == "Site" for one in known.foreign):
+        """Gives the Site that all else needs, unless another hand made one first: a namespace has one."""
+        foreign = any(one.get("kind") == "Site" for one in known.foreign)
+        if foreign and not any(kind == "Site" for kind, _ in known.ours):
             return []
         return [resource.site(object_name(site), edge=self._site.link_access is None)]
 

@@ -56,11 +56,12 @@ class ResourceFiles:
     def __init__(self, place: Place) -> None:
         """`place`: which namespace."""
         self._place = place
+        self._parsed = dict[Path, tuple[tuple[int, int, int], list[Mapping[str, object]]]]()
 
     def read(self) -> Known:
         """Reads what is wanted and what is taken up."""
         ours, foreign, kept = dict[ResourceKey, Mapping[str, object]](), list[Mapping[str, object]](), {}
-        for path, documents in _documents(self._place.input, ".yaml", ".yml", _KEPT):
+        for path, documents in self._documents(self._place.input, ".yaml", ".yml", _KEPT):
             for one in documents:
                 key = key_of(one)
                 if path.name.endswith(_KEPT):
@@ -69,7 +70,7 @@ class ResourceFiles:
                     ours[key] = one
                 else:
                     foreign.append(one)
-        taken_up = {key_of(one): one for _, found in _documents(self._place.snapshot, ".yaml") for one in found}
+        taken_up = {key_of(one): one for _, found in self._documents(self._place.snapshot, ".yaml") for one in found}
         return Known(ours, foreign, taken_up, kept, self._place.runtime.is_dir())
 
     def write(self, wanted: Sequence[Resource], known: Known) -> Change:
@@ -127,6 +128,24 @@ class ResourceFiles:
                     if path.lstat().st_mode & 0o077 and not path.is_symlink():
                         path.chmod(0o600)
 
+    def _documents(self, directory: Path, *endings: str) -> Iterator[tuple[Path, list[Mapping[str, object]]]]:
+        """Reads the resources in each file of a directory; what can't be read or is none is another's affair."""
+        try:
+            paths = sorted(path for path in directory.iterdir() if path.name.endswith(endings))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise _disk(directory, error) from None
+        for path in paths:
+            with suppress(OSError):
+                status = path.stat()
+                stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
+                if path not in self._parsed or self._parsed[path][0] != stamp:
+                    self._parsed[path] = (stamp, _parse(path) if status.st_size <= LARGEST_FILE else [])
+                yield path, self._parsed[path][1]
+        for path in [path for path in self._parsed if path.parent == directory and path not in paths]:
+            self._parsed.pop(path, None)
+
     def _path(self, kind: str, name: str) -> Path:
         return self._place.input / f"{kind}-{checked_label(name, 'The name')}.yaml" if name else self._place.input / "-"
 
@@ -159,25 +178,12 @@ def _plain(value: object) -> object:
     return {} if value is None else str(value)
 
 
-def _documents(directory: Path, *endings: str) -> Iterator[tuple[Path, list[Mapping[str, object]]]]:
-    """Reads the resources in each file of a directory; what can't be read or is no resource is another's affair."""
+def _parse(path: Path) -> list[Mapping[str, object]]:
+    """Reads the documents of a file, in Python: libyaml's loader takes the process down on brackets nested too deep."""
     try:
-        paths = sorted(path for path in directory.iterdir() if path.name.endswith(endings))
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise _disk(directory, error) from None
-    for path in paths:
-        content = None
-        with suppress(OSError):
-            content = _read_bytes(path) if path.stat().st_size <= LARGEST_FILE else None
-        if content is None:
-            continue
-        try:
-            documents = list(yaml.load_all(content, Loader=_LOADER))
-        except (yaml.YAMLError, RecursionError, ValueError):
-            continue
-        yield path, [one for one in documents if isinstance(one, dict)]
+        return [one for one in yaml.safe_load_all(path.read_bytes()) if isinstance(one, dict)]
+    except (yaml.YAMLError, RecursionError, ValueError):
+        return []
 
 
 def _read_bytes(path: Path) -> bytes | None:
@@ -188,7 +194,7 @@ def _read_bytes(path: Path) -> bytes | None:
 
 
 def _dump(manifest: Mapping[str, object]) -> bytes:
-    return yaml.safe_dump(dict(manifest), sort_keys=True).encode()
+    return yaml.dump(dict(manifest), Dumper=_DUMPER, sort_keys=True).encode()
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -213,4 +219,4 @@ def _disk(directory: Path, error: OSError) -> DriverUnavailable:
     )
 
 
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
