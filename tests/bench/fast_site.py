@@ -16,9 +16,11 @@ import psutil
 
 from redoma_cli.local.demo import ensure_demo
 from redoma_cli.local.home import Home
+from redoma_cli.local.options import read_options
 from redoma_cli.local.pki import DevelopmentAuthority
 from redoma_cli.local.plan import ProcessSpec
-from redoma_cli.local.site import prepare_site, read_options
+from redoma_cli.local.private_site import DEFAULT_SITE
+from redoma_cli.local.site import LocalSites
 from redoma_cli.local.up import edge_ready
 from redoma_kit.api_key import new_key
 from tests.e2e.conftest import free_port
@@ -62,15 +64,20 @@ async def fast_site(step_s: float) -> AsyncIterator[FastSite]:
         home = Home(Path(folder))
         home.create()
         environment = {name: value for name, value in os.environ.items() if not name.startswith("REDOMA_")}
-        environment["REDOMA_PORT"] = str(free_port())
+        environment |= {"REDOMA_PORT": str(free_port()), "REDOMA_VAN_PORT": str(free_port())}
         environment |= {f"REDOMA_MODEL_{name}": str(value) for name, value in MODEL_SETTINGS.items()}
         options = read_options(environment, home, CHECKOUT)
         authority, admin_key = DevelopmentAuthority(home.pki), new_key()
+        sites = LocalSites(home, options, environment, authority, admin_key)
         processes: dict[str, psutil.Popen] = {}
         try:
-            for spec in prepare_site(home, options, environment, authority, admin_key):
+            for spec in sites.public_specs():
                 processes[spec.name] = _start(spec, home, step_s)
-            await _wait_ready(options.port)
+            await _wait_ready(options.port, "/healthz")
+            await asyncio.to_thread(_join, sites)
+            for spec in sites.private_specs(DEFAULT_SITE):
+                processes[spec.name] = _start(spec, home, step_s)
+            await _wait_ready(options.port, "/readyz")
             await asyncio.to_thread(ensure_demo, home, f"http://127.0.0.1:{options.port}", admin_key)
             api_key = json.loads(home.demo_file.read_text())["tenants"][0]["api_key"]
             yield FastSite(home, authority, options.port, api_key, {**processes, "client": psutil.Process()})
@@ -81,18 +88,26 @@ async def fast_site(step_s: float) -> AsyncIterator[FastSite]:
                 process.kill()
 
 
+def _join(sites: LocalSites) -> None:
+    sites.write_join_settings()
+    token = sites.public_provisioner().make_link_grant(DEFAULT_SITE, rejoin=False)
+    sites.private_provisioner().join(token, lambda step: None)
+
+
 def _start(spec: ProcessSpec, home: Home, step_s: float) -> psutil.Popen:
     argv, environment = list(spec.argv), dict(spec.env)
     if spec.name == "model":
         argv[1:3] = [*("-m", "tests.fakes.fast_model")]
         environment |= {STEP_VARIABLE: str(step_s), "PYTHONPATH": os.pathsep.join((str(CHECKOUT), *sys.path))}
     with (home.log / f"{spec.name}.log").open("wb") as log:
-        return psutil.Popen(argv, env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=home.run)
+        return psutil.Popen(
+            argv, env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=spec.working_directory(home.run)
+        )
 
 
-async def _wait_ready(port: int) -> None:
+async def _wait_ready(port: int, page: str) -> None:
     end = time.monotonic() + READY_S
-    while not await asyncio.to_thread(edge_ready, port):
+    while not await asyncio.to_thread(edge_ready, port, page):
         if time.monotonic() > end:
             raise RuntimeError("the site does not become ready")
         await asyncio.sleep(0.1)

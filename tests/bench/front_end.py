@@ -18,6 +18,7 @@ from redoma.chat.v1 import conversation_pb2, conversation_pb2_grpc, message_pb2
 from redoma.common.v1 import sampling_pb2
 from redoma.model.v1 import model_pb2
 from redoma_cli.local.pki import server_name
+from redoma_cli.local.private_site import DEFAULT_SITE
 from redoma_kit.channel import open_channel
 from redoma_kit.settings import TlsSettings, UpstreamSettings
 from tests.bench.fast_site import FastSite, fast_site
@@ -234,8 +235,14 @@ def _edge_sse(site: FastSite) -> OpenRaw:
 def _open(site: FastSite, service: str, caller: str) -> grpc.aio.Channel:
     files = site.authority.identity(caller)
     tls = TlsSettings(ca_file=files.ca, cert_file=files.certificate, key_file=files.key)
-    port = json.loads((site.home.config / "ports.json").read_text())[service]
-    return open_channel(UpstreamSettings(target=f"127.0.0.1:{port}", server_name=server_name(service)), tls, 8 << 20)
+    if service == "model":
+        upstream = UpstreamSettings(
+            target=f"unix:{site.home.private.run / 'model.sock'}", server_name=server_name(service, DEFAULT_SITE)
+        )
+    else:
+        port = json.loads((site.home.config / "ports.json").read_text())[service]
+        upstream = UpstreamSettings(target=f"127.0.0.1:{port}", server_name=server_name(service))
+    return open_channel(upstream, tls, 8 << 20)
 
 
 def _sampling() -> sampling_pb2.SamplingOptions:

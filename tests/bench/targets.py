@@ -16,8 +16,7 @@ from redoma.common.v1 import sampling_pb2
 from redoma.model.v1 import engine_pb2, engine_pb2_grpc, model_pb2, model_pb2_grpc
 from redoma_cli.local.pki import DevelopmentAuthority
 from redoma_kit.channel import open_channel
-from redoma_kit.settings import TlsSettings, UpstreamSettings, load_settings
-from redoma_model.settings import ModelSettings
+from redoma_kit.settings import TlsSettings, UpstreamSettings
 from tests.bench.identities import Identities
 from tests.bench.load import Arrival, Ask
 from tests.e2e.conftest import Site
@@ -186,8 +185,8 @@ async def site_targets(site: Site, keys: Mapping[str, str], stack: AsyncExitStac
     edge = await stack.enter_async_context(grpc.aio.insecure_channel(site.edge.removeprefix("http://")))
     files = DevelopmentAuthority(site.home / "pki").identity("chat")
     tls = TlsSettings(ca_file=files.ca, cert_file=files.certificate, key_file=files.key)
-    listen = load_settings(ModelSettings, site.home / "config" / "model.toml").listen
-    direct = open_channel(UpstreamSettings(target=listen, server_name="model.private.redoma"), tls, 8 << 20)
+    target = f"unix:{site.home / 'private' / 'run' / 'model.sock'}"
+    direct = open_channel(UpstreamSettings(target=target, server_name="model.private.redoma"), tls, 8 << 20)
     await stack.enter_async_context(direct)
     client = openai.AsyncOpenAI(base_url=f"{site.edge}/v1", api_key="none", max_retries=0, timeout=600)
     await stack.enter_async_context(client)

@@ -1,7 +1,8 @@
 """One cluster for the tests of this folder, which `make test-cluster` runs.
 
-REDOMA_CLUSTER_BINARIES names the folder with what it consists of; without it nothing here is collected. REDOMA_SKUPPER_CRDS
-may name a folder with Skupper's own CustomResourceDefinitions, which are used in place of skupper_crds.yaml.
+REDOMA_CLUSTER_BINARIES names the folder with what it consists of; without it nothing here is collected.
+REDOMA_SKUPPER_CRDS may name a folder with Skupper's own CustomResourceDefinitions, which are used in place of
+skupper_crds.yaml.
 """
 
 import os
@@ -9,13 +10,14 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from kubernetes import client, config
+from kubernetes import client
 
 from tests.cluster.cluster import Cluster
 from tests.cluster.kubernetes_lab import KubernetesLab, documents, kubernetes_lab
-from tests.fakes.skupper_controller import SkupperStandIn, wait_for_kinds
+from tests.fakes.skupper_controller import SkupperStandIn, admin, wait_for_kinds
 
 BINARIES = os.environ.get("REDOMA_CLUSTER_BINARIES", "")
 CRDS = os.environ.get("REDOMA_SKUPPER_CRDS", "")
@@ -68,7 +70,7 @@ def install_skupper_kinds(kubeconfig: Path) -> None:
         folder = Path(CRDS) if CRDS else Path(shutil.copy(ours, aside)).parent
         found = [one for one in documents(folder) if one.get("kind") == "CustomResourceDefinition"]
     assert found, f"no CustomResourceDefinition in {folder}"
-    api = client.ApiextensionsV1Api(config.new_client_from_config(str(kubeconfig)))
+    api: Any = client.ApiextensionsV1Api(admin(kubeconfig))
     for one in found:
         api.create_custom_resource_definition(one)
     wait_for_kinds(kubeconfig)

@@ -1,4 +1,4 @@
-"""The behaviour suite's lab of the driver for Skupper on Kubernetes: one namespace for each site of a real API server."""
+"""The behaviour suite's lab of the driver for Skupper on Kubernetes: a namespace a site, on a real API server."""
 
 import asyncio
 import json
@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 import yaml
-from kubernetes import client, config
+from kubernetes import client
 from kubernetes.client import ApiException
 
 from redoma_provisioner.network.driver import AdmittedSite, DesiredLink, NetworkDriver
@@ -19,9 +19,9 @@ from redoma_provisioner.network.drivers.skupper.probe import Trust
 from redoma_provisioner.network.drivers.skupper_kubernetes.connection import connect
 from redoma_provisioner.network.drivers.skupper_kubernetes.driver import Options, SkupperKubernetesDriver
 from redoma_provisioner.network.drivers.skupper_kubernetes.ownership import MANAGED_BY_LABEL
-from tests.cluster.cluster import Cluster
+from tests.cluster.cluster import Cluster, wait_until
 from tests.fakes.driver_suite import PUBLIC, Ability
-from tests.fakes.skupper_controller import GROUP, KINDS, VERSION, SkupperStandIn, random_namespace
+from tests.fakes.skupper_controller import GROUP, KINDS, VERSION, SkupperStandIn, admin, random_namespace
 
 ABILITIES = (
     Ability.CUT,
@@ -65,11 +65,10 @@ class KubernetesLab:
         self._drivers: list[NetworkDriver] = []
         self._namespaces: dict[str, str] = {}
         self._policies: list[str] = []
-        api = config.new_client_from_config(str(cluster.kubeconfig))
-        api.configuration.retries = False
-        self.objects = client.CustomObjectsApi(api)
-        self.core = client.CoreV1Api(api)
-        self._admission = client.AdmissionregistrationV1Api(api)
+        api = admin(cluster.kubeconfig)
+        self.objects: Any = client.CustomObjectsApi(api)
+        self.core: Any = client.CoreV1Api(api)
+        self._admission: Any = client.AdmissionregistrationV1Api(api)
 
     async def namespace(self, site: str) -> str:
         """Gives the namespace of a site, after making it if there is none."""
@@ -211,10 +210,10 @@ class KubernetesLab:
         )
         return {one["metadata"]["name"]: one for one in found["items"]}
 
-    async def _all(self) -> list[tuple[str, str, str]]:
+    async def _all(self) -> list[tuple[str, str, str | None]]:
         """Gives what is there besides what a cluster puts into each namespace: a name, a version that changes with what
         is wanted of it and not with what is said of it, and who is said to manage it."""
-        found = []
+        found: list[tuple[str, str, str | None]] = []
         for site, namespace in self._namespaces.items():
             for kind in KINDS:
                 for name, one in (await self.resources(kind, site)).items():
@@ -226,11 +225,10 @@ class KubernetesLab:
                 ("Secret", await asyncio.to_thread(self.core.list_namespaced_secret, namespace)),
                 ("ConfigMap", await asyncio.to_thread(self.core.list_namespaced_config_map, namespace)),
             ):
-                for one in listed.items:
-                    if one.metadata.name != "kube-root-ca.crt":
-                        labels = one.metadata.labels or {}
-                        version = one.metadata.resource_version
-                        found.append((f"{site}/{kind}/{one.metadata.name}", version, labels.get(MANAGED_BY_LABEL)))
+                for metadata in (each.metadata for each in listed.items):
+                    if metadata.name != "kube-root-ca.crt":
+                        name, owner = f"{site}/{kind}/{metadata.name}", (metadata.labels or {}).get(MANAGED_BY_LABEL)
+                        found.append((name, metadata.resource_version, owner))
         return found
 
     def _make_policy(self, name: str, words: str, routing_key: str) -> None:
@@ -269,9 +267,7 @@ class KubernetesLab:
                 return bool(words) and words in str(error.body)
             return not words
 
-        async with asyncio.timeout(self.settle_s):
-            while not await asyncio.to_thread(is_so):
-                await asyncio.sleep(0.1)
+        await asyncio.to_thread(wait_until, is_so, "the policy is in force, or no more", self.settle_s)
 
 
 @asynccontextmanager

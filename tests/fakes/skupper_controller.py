@@ -46,10 +46,9 @@ class SkupperStandIn:
 
     def __init__(self, kubeconfig: Path) -> None:
         """`kubeconfig`: of an account that may do everything."""
-        self._api = config.new_client_from_config(str(kubeconfig))
-        self._api.configuration.retries = False
-        self._objects = client.CustomObjectsApi(self._api)
-        self._core = client.CoreV1Api(self._api)
+        self._api = admin(kubeconfig)
+        self._objects: Any = client.CustomObjectsApi(self._api)
+        self._core: Any = client.CoreV1Api(self._api)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="skupper stand-in", daemon=True)
         self._seen: dict[str, list[Resource]] = {}
@@ -94,9 +93,9 @@ class SkupperStandIn:
         for token in self._seen["AccessToken"]:
             self._redeem(token)
         for link in self._seen["Link"]:
-            site = self._active(_id(link)[0])
+            active = self._active(_id(link)[0])
             up = "" if self._public_of(link) else "Not operational"
-            self._say("Link", link, self._conditions(link, Configured="" if site else NO_SITE, Operational=up))
+            self._say("Link", link, self._conditions(link, Configured="" if active else NO_SITE, Operational=up))
         for kind, other in (("Listener", "Connector"), ("Connector", "Listener")):
             for one in self._seen[kind]:
                 self._say_service(kind, one, other)
@@ -210,9 +209,9 @@ class SkupperStandIn:
         return any(one["spec"]["routingKey"] == routing_key for place in reached for one in self._in(other, place))
 
     def _linked_to(self, namespace: str) -> list[str]:
-        there = {_id(link)[0]: self._public_of(link) for link in self._seen["Link"]}
-        outward = [public for place, public in there.items() if place == namespace and public]
-        return [*outward, *(place for place, public in there.items() if public == namespace)]
+        ends = [(_id(link)[0], self._public_of(link)) for link in self._seen["Link"]]
+        outward = {public for private, public in ends if private == namespace and public}
+        return [*outward, *{private for private, public in ends if public == namespace}]
 
     def _public_of(self, link: Resource) -> str | None:
         """Gives the namespace that a link leads to, if it carries."""
@@ -270,9 +269,17 @@ class SkupperStandIn:
         one["status"] = status
 
 
+def admin(kubeconfig: Path) -> client.ApiClient:
+    """Gives a client by a kubeconfig that tries nothing twice by itself."""
+    settings = client.Configuration()
+    settings.retries = False
+    config.load_kube_config(str(kubeconfig), client_configuration=settings)  # type: ignore[no-untyped-call]
+    return client.ApiClient(settings)
+
+
 def wait_for_kinds(kubeconfig: Path, timeout_s: float = 30.0) -> None:
     """Waits until the API server serves each of Skupper's kinds."""
-    api = client.CustomObjectsApi(config.new_client_from_config(str(kubeconfig)))
+    api: Any = client.CustomObjectsApi(admin(kubeconfig))
     deadline = time.monotonic() + timeout_s
     for plural in KINDS.values():
         while True:

@@ -174,7 +174,8 @@ def _coloured(operation: Operation) -> str:
 
 def _step_text(operation: Operation, number: int) -> str:
     step = operation.steps[number]
-    return f"{step.title}: {state_word(step.state)} {_count(operation, number)}".rstrip()
+    count = f" {_count(operation, number)}" if step.total else ""
+    return f"{step.title}: {state_word(step.state)}{count}"
 
 
 def _count(operation: Operation, number: int) -> str:

@@ -46,5 +46,6 @@ class UpProgress:
         """Tells a step that has ended; the others only pass by."""
         if step.state not in ("done", "failed"):
             return
-        detail = f" [dim]{escape(step.detail)}[/]" if step.detail else ""
+        # Why a step failed is what the command ends with.
+        detail = f" [dim]{escape(step.detail)}[/]" if step.detail and step.state == "done" else ""
         self._console.print(f"{MARKS[step.state]} {escape(step.title)}{detail}")

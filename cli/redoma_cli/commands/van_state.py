@@ -24,7 +24,7 @@ def show_state(out: Console, state: MembershipState) -> None:
     if health.mend:
         out.print(f"  [bold]mend:[/] {escape(health.mend)}")
     for step in state.steps:
-        detail = f" [dim]{escape(step.detail)}[/]" if step.detail else ""
+        detail = f" [dim]{escape(step.detail)}[/]" if step.detail and step.state != "failed" else ""
         out.print(f"  {MARKS.get(step.state, ' ')} {escape(step.title)}{detail}")
 
 

@@ -1,5 +1,6 @@
 """Brings the sites of this machine up, and joins the private one to its network where it has not joined yet."""
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -66,6 +67,9 @@ class SiteRaiser:
             specs = public + self.sites.private_specs(membership.site)
             try:
                 return self.starter.start(specs, self.reporter.show, self._link_of(membership.site))
+            except CliError:
+                self._settle_if_possible()
+                raise
             except MembershipForgotten:
                 trouble = "The public site does not know it any more."
         site = (membership.site if membership else read_state(self._directory).site) or DEFAULT_SITE
@@ -121,6 +125,12 @@ class SiteRaiser:
 
     def _edge_listens(self) -> bool:
         return edge_ready(self.sites.options.port, "/healthz")
+
+    def _settle_if_possible(self) -> None:
+        """Leaves an administrator's key, for who has to find out why the private site is not linked."""
+        if self._edge_listens():
+            with contextlib.suppress(CliError, OSError):
+                self.settle()
 
     def _link_of(self, site: str) -> LinkOfBoth:
         edge, key = self.sites.edge, self.sites.admin_key

@@ -6,7 +6,7 @@ is started anew for that.
 
 from collections.abc import Mapping
 
-from redoma_cli.local.envoy import Bootstraps, envoy_spec
+from redoma_cli.local.envoy import Bootstraps, admin_socket, envoy_spec
 from redoma_cli.local.home import Home
 from redoma_cli.local.membership import service_identity
 from redoma_cli.local.options import SiteOptions
@@ -41,6 +41,7 @@ def provisioner_settings(home: Home, options: SiteOptions) -> Table:
         "membership_dir": str(home.private.membership),
         "tls": tls_table(identity),
         "proxies": {GATEWAY: tls_table(service_identity(home.private.membership, GATEWAY))},
+        "gateway": {"admin_socket": admin_socket(GATEWAY)},
         "exposed": [
             {"name": MODEL_CONNECTOR, "service": "model", "target": "unix:model.sock"},
             {"name": "provisioner", "service": "provisioner", "target": "unix:provisioner.sock"},

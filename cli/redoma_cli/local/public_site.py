@@ -3,6 +3,7 @@
 import re
 import tomllib
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from redoma_cli.local.envoy import Bootstraps, admin_socket, envoy_spec
@@ -70,10 +71,12 @@ def prepare_public_site(
         files = [identity.ca, identity.certificate, identity.key, *read_at_start[service]]
         program = public_program(home, service)
         specs.append(service_spec(program, table, server_name(service), prober, environ, files))
-    for proxy in PROXIES:
+    # Each is another program's work of a second or so.
+    with ThreadPoolExecutor(len(PROXIES)) as pool:
+        printed = list(pool.map(bootstraps, PROXIES))
+    for proxy, bootstrap in zip(PROXIES, printed, strict=True):
         identity = authority.identity(proxy)
         files = [identity.ca, identity.certificate, identity.key]
-        bootstrap = bootstraps(proxy)
         specs.append(envoy_spec(proxy, options.envoy, bootstrap, options.max_stream_s, environ, home.run, files))
     return specs
 

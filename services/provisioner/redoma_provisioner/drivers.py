@@ -2,6 +2,8 @@
 
 import os
 import time
+from collections.abc import Callable
+from datetime import datetime
 
 import grpc
 import structlog
@@ -10,11 +12,16 @@ from redoma_provisioner.errors import CannotStart
 from redoma_provisioner.network.driver import DriverKind, DriverRefused, DriverUnavailable, NetworkDriver
 from redoma_provisioner.network.drivers.embedded.admin import EnvoyAdmin
 from redoma_provisioner.network.drivers.embedded.egress_calls import GrpcEgressCalls
+from redoma_provisioner.network.drivers.embedded.link_probe import LinkProbe
+from redoma_provisioner.network.drivers.embedded.private import EmbeddedPrivateDriver
 from redoma_provisioner.network.drivers.embedded.public import EmbeddedPublicDriver
-from redoma_provisioner.network.drivers.embedded.tunnel_count import EgressTunnels
+from redoma_provisioner.network.drivers.embedded.tunnel_count import EgressTunnels, GatewayTunnels
 from redoma_provisioner.network.drivers.skupper_system.wiring import system_driver
-from redoma_provisioner.settings import ProvisionerSettings
+from redoma_provisioner.settings import ProvisionerSettings, ProxySettings
 from redoma_provisioner.trust.keeper import KeptTrust
+from redoma_provisioner.trust.membership_files import CA, CERTIFICATE, KEY, MembershipFiles
+
+GATEWAY = "gateway"
 
 
 def open_public_driver(
@@ -32,21 +39,30 @@ def open_public_driver(
     return _skupper_driver(settings, address)
 
 
-def open_private_driver(
-    settings: ProvisionerSettings, kept: KeptTrust, log: structlog.stdlib.BoundLogger
-) -> NetworkDriver:
+def open_private_driver(settings: ProvisionerSettings, kept: KeptTrust, now: Callable[[], datetime]) -> NetworkDriver:
     """Opens the driver of a private site, which is the one that it joined with.
 
     Raises:
         CannotStart: The settings don't say what it needs, or name another.
     """
     if kept.driver is DriverKind.EMBEDDED:
-        raise NotImplementedError
+        return _gateway_driver(settings, kept, now)
     if settings.driver.kind != kept.driver.value:
         raise CannotStart(
             f'This site joined a network of the driver {kept.driver.value}; set driver.kind = "{kept.driver.value}".'
         )
     return _skupper_driver(settings, None)
+
+
+def _gateway_driver(settings: ProvisionerSettings, kept: KeptTrust, now: Callable[[], datetime]) -> NetworkDriver:
+    if settings.membership_dir is None:
+        raise CannotStart("The private role needs the setting membership_dir.")
+    # The gateway's own paths to these may be others.
+    identity = MembershipFiles(settings.membership_dir).current / GATEWAY
+    files = ProxySettings(ca_file=identity / CA, cert_file=identity / CERTIFICATE, key_file=identity / KEY)
+    socket = settings.gateway.admin_socket
+    tunnels = GatewayTunnels(None if socket is None else EnvoyAdmin(socket))
+    return EmbeddedPrivateDriver(tunnels, LinkProbe(files, kept.site, now))
 
 
 def _skupper_driver(settings: ProvisionerSettings, join_address: str | None) -> NetworkDriver:

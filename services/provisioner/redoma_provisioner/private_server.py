@@ -71,9 +71,11 @@ class PrivateServer:
         self.database = Database(settings.database_url, log, SCHEMA, settings.database_connections)
         self._gateway = Proxy(GATEWAY, spiffe_id(kept.site, GATEWAY), metrics)
         self._publisher = Publisher(Encoder(envoy_descriptors()), SqlSnapshotStore(self.database), now, log)
-        driver = open_private_driver(settings, kept, log)
+        driver = open_private_driver(settings, kept, now)
         self._reconciler = PrivateReconciler(
-            PrivateSite(kept.site, DesiredLink(LINK, kept.link_address, files.read_link()), exposed),
+            PrivateSite(
+                kept.site, DesiredLink(LINK, kept.link_address, files.read_link()), exposed, settings.gateway.tunnels
+            ),
             Driving(driver, kept.site, time.monotonic, NetworkMetrics(telemetry).of_driver(driver.kind), log),
             GatewayPublisher(self._publisher, self._gateway, _gateway_files(settings, kept), settings.max_stream_s),
             self.membership,

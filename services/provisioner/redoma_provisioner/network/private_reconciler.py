@@ -37,11 +37,13 @@ class PrivateSite:
         id: Its id.
         link: Its link to the public site.
         exposed: What it exposes.
+        tunnels: How many connections its gateway keeps to the public site, with the embedded driver.
     """
 
     id: str
     link: DesiredLink
     exposed: tuple[Connector, ...]
+    tunnels: int = 4
 
 
 class PrivateReconciler:
@@ -126,4 +128,5 @@ def _gateway_state(site: PrivateSite) -> GatewayState:
         site.id,
         site.link.address,
         tuple(Exposed(connector.routing_key, connector.service, connector.target) for connector in site.exposed),
+        site.tunnels,
     )

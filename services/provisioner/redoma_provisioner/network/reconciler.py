@@ -17,7 +17,7 @@ from redoma_kit.errors import StorageUnavailable
 from redoma_kit.periodic import Periodic
 from redoma_provisioner.edge.state import EgressState, Endpoint
 from redoma_provisioner.network.connector import PROVISIONER
-from redoma_provisioner.network.driving import Driving
+from redoma_provisioner.network.driving import Driving, Observation
 from redoma_provisioner.network.feed import Feed
 from redoma_provisioner.network.kept import BY_ADDRESS, KeptNetwork, desired_network, egress_state, what_changed
 from redoma_provisioner.network.metrics import NetworkMetrics
@@ -28,7 +28,11 @@ from redoma_provisioner.network.view import NetworkView, SiteView, Sources, make
 # How soon what another replica of this service wrote is noticed.
 INTERVAL_S = 1.0
 VIEW_PAUSE_S = 0.1
+# How soon the picture shows what time alone changes, such as a certificate that expires.
+SHOW_INTERVAL_S = 5.0
 SETTLE_S = 5.0
+# Of what is told while the database or the egress's snapshots are away.
+MOST_CAUSES = 16
 # A process that ended may not have told the egress of who was revoked so long before.
 REVOKED_LATELY = timedelta(minutes=1)
 
@@ -98,6 +102,9 @@ class Reconciler:
         self._log = log
         self._started = now()
         self._published: EgressState | None = None
+        # What the picture was made from last, and when.
+        self._shown: tuple[KeptNetwork, Observation, int, int] | None = None
+        self._shown_at = float("-inf")
         self._causes: list[str] = []
         self._begun = self._done = 0
         self._rounds = asyncio.Condition()
@@ -120,7 +127,8 @@ class Reconciler:
 
     def wake(self, cause: str) -> None:
         """Says that what is wanted has changed, and in a few words why, such as "site hospital-a revoked"."""
-        self._causes.append(cause)
+        if cause not in self._causes and len(self._causes) < MOST_CAUSES:
+            self._causes.append(cause)
         self._work.wake()
 
     async def settled(self, cause: str) -> None:
@@ -148,17 +156,24 @@ class Reconciler:
         number, began = self._begun, self._monotonic()
         now = self._now()
         kept = await self._store.read_network(now)
-        self._driving.want(desired_network(kept, self._driving.kind))
-        members = kept.members(self._driving.kind)
-        callable_ = frozenset(one.site for one in kept.connectors if one.service == PROVISIONER)
-        self._membership.follow(callable_ & members.keys())
-        if self._knows_enough(kept):
-            await self._publish(kept)
+        try:
+            if self._knows_enough(kept):
+                await self._publish(kept)
+        finally:
+            # After the egress, which is what cuts off whoever is revoked, and also if that can't be told.
+            self._driving.want(desired_network(kept, self._driving.kind))
+            self._follow(kept)
         async with self._rounds:
             self._done = number
             self._rounds.notify_all()
+        # Who waits goes on before the picture is made, which of a thousand sites takes a while.
+        await asyncio.sleep(0)
         await self._show(kept, now)
         self._metrics.reconciled(self._monotonic() - began)
+
+    def _follow(self, kept: KeptNetwork) -> None:
+        callable_ = frozenset(one.site for one in kept.connectors if one.service == PROVISIONER)
+        self._membership.follow(callable_ & kept.members(self._driving.kind).keys())
 
     def _knows_enough(self, kept: KeptNetwork) -> bool:
         """Tells whether the egress can be told where to go. Until the addresses are known it keeps what it had before
@@ -178,9 +193,7 @@ class Reconciler:
             return
         causes, self._causes = self._causes, []
         try:
-            await self._publisher.publish(
-                state, ", ".join(dict.fromkeys(causes)) or what_changed(self._published, state)
-            )
+            await self._publisher.publish(state, ", ".join(causes) or what_changed(self._published, state))
         except BaseException:
             self._causes = [*causes, *self._causes]
             raise
@@ -188,6 +201,10 @@ class Reconciler:
 
     async def _show(self, kept: KeptNetwork, now: datetime) -> None:
         sequence = await self._trust.sequence()
+        shown = (kept, self._driving.observation, self._standings.changes, sequence)
+        if shown == self._shown and self._monotonic() - self._shown_at < SHOW_INTERVAL_S:
+            return
+        self._shown, self._shown_at = shown, self._monotonic()
         sources = Sources(kept, self._driving.observation, self._driving.kind, self._standings, sequence, now)
         self._sources = sources
         view = make_view(sources, self.views.value)

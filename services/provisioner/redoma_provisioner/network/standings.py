@@ -49,13 +49,18 @@ class Standing:
 
 
 class Standings:
-    """Keeps how each site stands, and tells when something that matters changed."""
+    """Keeps how each site stands, and tells when something that matters changed.
 
-    __slots__ = ("_changed", "_standings")
+    Attributes:
+        changes: How often that was.
+    """
+
+    __slots__ = ("_changed", "_standings", "changes")
 
     def __init__(self) -> None:
         self._standings: dict[str, Standing] = {}
         self._changed: list[Callable[[str], None]] = []
+        self.changes = 0
 
     def on_change(self, listener: Callable[[str], None]) -> None:
         """Has `listener` called with a site's id whenever it says something new, or begins or ceases to answer."""
@@ -90,6 +95,7 @@ class Standings:
             self._tell(site)
 
     def _tell(self, site: str) -> None:
+        self.changes += 1
         for listener in self._changed:
             listener(site)
 

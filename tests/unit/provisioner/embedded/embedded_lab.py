@@ -1,7 +1,5 @@
 """The behaviour suite's lab of the embedded driver: real Envoys on loopback, and services that answer health."""
 
-import asyncio
-import contextlib
 import signal
 import socket
 import tempfile
@@ -21,7 +19,7 @@ from redoma_kit.settings import TlsSettings, UpstreamSettings
 from redoma_kit.tls import server_credentials
 from redoma_provisioner.edge.bootstrap import admin_socket
 from redoma_provisioner.edge.publisher import EgressPublisher, GatewayPublisher
-from redoma_provisioner.edge.snapshot import SECRET, Snapshot
+from redoma_provisioner.edge.snapshot import Snapshot
 from redoma_provisioner.edge.state import EgressState, Endpoint, Exposed, GatewayState
 from redoma_provisioner.network.driver import AdmittedSite, DesiredLink, DesiredNetwork, NetworkDriver
 from redoma_provisioner.network.drivers.embedded.admin import EnvoyAdmin
@@ -71,9 +69,7 @@ class PrivateEnd:
 
     async def publish(self, desired: DesiredNetwork) -> None:
         """Does what the private reconciler does beside the driver."""
-        exposed = tuple(
-            Exposed(one.routing_key, _service(one.routing_key), one.target) for one in desired.connectors
-        )
+        exposed = tuple(Exposed(one.routing_key, _service(one.routing_key), one.target) for one in desired.connectors)
         address = desired.links[0].address if desired.links else ""
         await self.publisher.publish(GatewayState(desired.site, address, exposed), "the test wants it")
 
@@ -150,7 +146,7 @@ class EmbeddedLab:
         gateway = end.identities["gateway"]
         driver = EmbeddedPrivateDriver(
             GatewayTunnels(EnvoyAdmin(end.envoy.folder / admin_socket("gateway"))),
-            LinkProbe(gateway, site, now),
+            LinkProbe(proxy_files(gateway), site, now),
         )
         self.stack.push_async_callback(driver.close)
         return Publishing(driver, end.publish)
@@ -180,9 +176,7 @@ class EmbeddedLab:
             )
             envoy = RealEnvoy(folder, "gateway", settings, workers=1)
             self.stack.push_async_callback(envoy.stop)
-            publisher = GatewayPublisher(
-                control.publisher, control.proxy, proxy_files(files["gateway"]), MAX_STREAM_S
-            )
+            publisher = GatewayPublisher(control.publisher, control.proxy, proxy_files(files["gateway"]), MAX_STREAM_S)
             end = PrivateEnd(files, envoy, control, publisher)
             await end.publish(DesiredNetwork(site))
             self.baseline[site] = frozenset(_names(control))

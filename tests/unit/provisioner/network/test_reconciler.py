@@ -11,7 +11,7 @@ from redoma_kit.errors import StorageUnavailable
 from redoma_provisioner.edge.state import EgressState
 from redoma_provisioner.network import reconciler
 from redoma_provisioner.network.driver import DesiredNetwork, DriverKind, ObservedNetwork
-from tests.fakes.memory_network import MemoryNetwork
+from tests.fakes.memory_network import MemoryNetwork, a_report
 from tests.fakes.network_driver import PUBLIC, FakeDriver, FakeNetwork, Made
 
 SITE = "hospital-a"
@@ -103,6 +103,23 @@ async def test_nothing_is_published_or_written_while_nothing_changes(site: Memor
         await site.reconciler.settled("a look")
     assert len(site.publisher.states) == published
     assert site.network.writes == writes
+
+
+async def test_it_counts_who_is_linked_and_what_its_driver_could_not_do(site: MemoryNetwork) -> None:
+    def counted(name: str, **labels: str) -> float | None:
+        return site.telemetry.registry.get_sample_value(name, labels)
+
+    site.standings.heard(SITE, a_report(SITE), site.clock())
+    await site.until(lambda: site.condition(SITE, "Linked").holds is True, "it is linked")
+    await site.reconciler.settled("a look")
+    await site.until(lambda: counted("redoma_sites", linked="true") == 1.0, "it is counted")
+    assert counted("redoma_sites", linked="false") == 0.0
+    assert (counted("redoma_network_reconcile_seconds_count") or 0) > 0
+    site.network.away = True
+    site.network.changed()
+    await site.until(lambda: site.condition(KEY, "Reachable").holds is None, "it is away")
+    failures = counted("redoma_network_driver_failures_total", driver="fake", reason="DriverUnavailable")
+    assert failures is not None and failures >= 1
 
 
 async def test_a_restarted_process_goes_on_from_what_is_there(site: MemoryNetwork) -> None:

@@ -1,5 +1,7 @@
 """An authority, a clock, and an up-to-date database of each kind."""
 
+import asyncio
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -25,11 +27,26 @@ def authority(tmp_path: Path, clock: MovedClock) -> Authority:
     return make_authority(tmp_path / "authority", clock)
 
 
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of SQLite with the schema and no rows, to copy."""
+    file = tmp_path_factory.mktemp("migrated") / "provisioner.db"
+
+    async def upgrade() -> None:
+        database = Database(f"sqlite+aiosqlite:///{file}", structlog.get_logger(), SCHEMA)
+        await database.upgrade(MIGRATIONS)
+        await database.close()
+
+    asyncio.run(upgrade())
+    return file
+
+
 @pytest.fixture(params=BACKENDS)
 def migrated_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The URL of a database, whose schema is up to date on PostgreSQL."""
+    """The URL of a database with the schema and no rows."""
     if request.param == "sqlite":
-        yield f"sqlite+aiosqlite:///{tmp_path}/provisioner.db"
+        file = shutil.copy(request.getfixturevalue("migrated_file"), tmp_path)
+        yield f"sqlite+aiosqlite:///{file}"
         return
     server: PostgresServer = request.getfixturevalue("postgres_server")
     name = server.create_migrated(SCHEMA, MIGRATIONS)
@@ -41,6 +58,5 @@ def migrated_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
 async def database(migrated_url: str) -> AsyncIterator[Database]:
     """An empty database with the schema, on SQLite and on PostgreSQL."""
     database = Database(migrated_url, structlog.get_logger(), SCHEMA)
-    await database.upgrade(MIGRATIONS)
     yield database
     await database.close()

@@ -195,7 +195,7 @@ async def test_killed_anywhere_a_second_run_with_the_same_token_joins(
                 pass
         assert await attempt.join(token), (steps, attempt.error)
         assert attempt.state["phase"] == "JOINED"
-        steps += 13
+        steps += 19
     assert steps > 100
 
 

@@ -56,8 +56,11 @@ async def test_a_site_joins_with_certificates_of_its_own_keys_and_a_bundle(publi
     assert public.changes == 2
 
 
-async def test_of_twenty_who_redeem_one_code_at_once_exactly_one_joins(public: JoinableSite) -> None:
-    code = await public.code()
+@pytest.mark.parametrize("rejoin", [False, True], ids=["first", "anew"])
+async def test_of_twenty_who_redeem_one_code_at_once_exactly_one_joins(public: JoinableSite, rejoin: bool) -> None:
+    if rejoin:
+        await public.join()
+    code = await public.code(rejoin=rejoin)
     outcomes = await asyncio.gather(
         *(public.redeem(code, SiteKeys()) for _ in range(REDEEMERS)), return_exceptions=True
     )
@@ -165,6 +168,8 @@ async def test_a_grant_of_a_site_that_is_revoked_meanwhile_lets_nobody_in(public
     await public.trust.revoke_site("hospital-a", public.bundles.content, public.clock())
     with pytest.raises(GrantRevoked):
         await public.redeem(code, SiteKeys())
+    newest = (await public.grants.list(1, "")).grants[0]
+    assert newest.state(public.clock()) is GrantState.REVOKED
 
 
 async def test_a_forgotten_site_gives_its_id_away_but_its_certificates_stay_refused(public: JoinableSite) -> None:

@@ -149,6 +149,7 @@ async def test_old_certificates_are_refused_by_all_sites_afterwards(linked: Link
     assert [one.service for one in good] == ["gateway", "model", "provisioner", "supervisor"]
 
 
+@pytest.mark.parametrize("migrated_url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("last", range(len(STEPS)))
 async def test_broken_off_at_any_step_the_site_stays_let_in_and_a_second_rotation_ends_it(
     linked: LinkedSite, last: int

@@ -34,6 +34,7 @@ class Reach(Enum):
     NO_SERVICE = auto()
     SILENT = auto()
     UNKNOWN_TO_EGRESS = auto()
+    EGRESS_AWAY = auto()
 
 
 _REACHES = {NO_TUNNEL: Reach.NO_TUNNEL, NOT_EXPOSED: Reach.NOT_EXPOSED, NO_SERVICE: Reach.NO_SERVICE}
@@ -56,11 +57,7 @@ class GrpcEgressCalls:
         await asyncio.gather(*(self._flush_one(site) for _ in range(FLUSH_CALLS)))
 
     async def reach(self, routing_key: str) -> Reach:
-        """Calls a service of a private site, and says what came of it.
-
-        Raises:
-            EgressAway: The egress does not answer.
-        """
+        """Calls a service of a private site, and says what came of it."""
         async with self._probes:
             try:
                 await self._health(b"", metadata=((REPLICA_HEADER, routing_key),), timeout=PROBE_TIMEOUT_S)
@@ -84,9 +81,7 @@ def _reach(error: grpc.aio.AioRpcError) -> Reach:
     if error.code() is not grpc.StatusCode.UNAVAILABLE:
         # Somebody refused, which only the service itself does.
         return Reach.ANSWERS
-    if not list(_metadata(error)):
-        raise EgressAway("The egress does not answer.") from error
-    return Reach.UNKNOWN_TO_EGRESS
+    return Reach.UNKNOWN_TO_EGRESS if any(_metadata(error)) else Reach.EGRESS_AWAY
 
 
 def _value(error: grpc.aio.AioRpcError, name: str) -> str:

@@ -10,10 +10,10 @@ from datetime import datetime
 from cryptography import x509
 
 from redoma_kit.policy import spiffe_id
-from redoma_kit.settings import TlsSettings
 from redoma_provisioner.edge.resources.clusters import host_and_port
 from redoma_provisioner.edge.resources.tunnels import tunnel_server_name
 from redoma_provisioner.edge.snapshot import InvalidSnapshot
+from redoma_provisioner.settings import ProxySettings
 
 TIMEOUT_S = 3.0
 # A server that refuses the certificate says so right after the handshake.
@@ -35,7 +35,7 @@ class LinkProbe:
     """Dials the public site as the gateway of `site` does, with its certificate."""
 
     def __init__(
-        self, files: TlsSettings, site: str, now: Callable[[], datetime], timeout_s: float = TIMEOUT_S
+        self, files: ProxySettings, site: str, now: Callable[[], datetime], timeout_s: float = TIMEOUT_S
     ) -> None:
         self._files = files
         self._site = site

@@ -23,8 +23,8 @@ WATCH_INTERVAL_S = 1.0
 class Tunnels(Protocol):
     """What knows how many tunnels the gateway has."""
 
-    async def up(self) -> int:
-        """Gives the number of tunnels that are up; raises AdminAway."""
+    async def up(self) -> int | None:
+        """Gives the number of tunnels that are up, None if nobody knows; raises AdminAway."""
         ...
 
 
@@ -80,6 +80,11 @@ class EmbeddedPrivateDriver:
         except AdminAway:
             message = "The gateway does not answer: look whether it runs, and at its log (`redoma status`)."
             return ObservedLink((configured, Condition(OPERATIONAL, False, "GatewayAway", message)))
+        if tunnels is None:
+            message = (
+                "The public site knows: ask it with `redoma van status` there. gateway.admin_socket is not set here."
+            )
+            return ObservedLink((configured, Condition(OPERATIONAL, None, "NotKnownHere", message)))
         if tunnels:
             return ObservedLink((configured, Condition(OPERATIONAL, True, "TunnelsUp")), tunnels)
         problem = await self._probe.look(link.address)
@@ -87,7 +92,7 @@ class EmbeddedPrivateDriver:
 
     async def _has_tunnels(self) -> bool | None:
         try:
-            return await self._tunnels.up() > 0
+            return bool(await self._tunnels.up())
         except AdminAway:
             return None
 

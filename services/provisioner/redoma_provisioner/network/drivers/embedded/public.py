@@ -14,12 +14,11 @@ from redoma_provisioner.network.driver import (
     AdmittedSite,
     DesiredNetwork,
     DriverKind,
-    DriverUnavailable,
     ObservedLink,
     ObservedListener,
     ObservedNetwork,
 )
-from redoma_provisioner.network.drivers.embedded.egress_calls import EgressAway, Reach
+from redoma_provisioner.network.drivers.embedded.egress_calls import Reach
 from redoma_provisioner.network.drivers.embedded.flushing import Flushing, TunnelCount
 from redoma_provisioner.network.drivers.embedded.sentences import link_conditions, listener_conditions
 
@@ -27,10 +26,10 @@ WATCH_INTERVAL_S = 1.0
 
 
 class EgressCalls(Protocol):
-    """What the egress can be asked. Both raise EgressAway."""
+    """What the egress can be asked."""
 
     async def flush(self, site: str) -> None:
-        """Closes tunnels of a site that nothing uses."""
+        """Closes tunnels of a site that nothing uses; raises EgressAway."""
         ...
 
     async def reach(self, routing_key: str) -> Reach:
@@ -74,12 +73,7 @@ class EmbeddedPublicDriver:
         """See NetworkDriver."""
         counts = await self._tunnels.by_site()
         keys = [listener.routing_key for listener in desired.listeners]
-        try:
-            reaches = dict(zip(keys, await asyncio.gather(*map(self._calls.reach, keys)), strict=True))
-        except EgressAway as error:
-            raise DriverUnavailable(
-                "The egress does not answer: look whether it runs, and at its log (`redoma status`)."
-            ) from error
+        reaches = dict(zip(keys, await asyncio.gather(*map(self._calls.reach, keys)), strict=True))
         links = {}
         for site in desired.admitted:
             of_site = [reaches[one.routing_key] for one in desired.listeners if one.site == site.id]

@@ -8,6 +8,7 @@ from redoma_provisioner.network.drivers.embedded.egress_calls import Reach
 
 CONFIGURED, OPERATIONAL = "Configured", "Operational"
 MATCHED, REACHABLE = "Matched", "Reachable"
+EGRESS_AWAY = "The egress does not answer: look whether it runs, and at its log (`redoma status`)."
 # The gateway was there to say so, or more.
 _THROUGH_THE_LINK = frozenset({Reach.ANSWERS, Reach.NO_SERVICE, Reach.NOT_EXPOSED})
 
@@ -38,6 +39,8 @@ def _configured(site: AdmittedSite) -> Condition:
 def _operational(site: str, tunnels: int | None, reaches: Sequence[Reach], address: str) -> Condition:
     if any(reach in _THROUGH_THE_LINK for reach in reaches):
         return Condition(OPERATIONAL, True, "Answers")
+    if Reach.EGRESS_AWAY in reaches:
+        return Condition(OPERATIONAL, False, "EgressAway", EGRESS_AWAY)
     if tunnels == 0 or (tunnels is None and Reach.NO_TUNNEL in reaches):
         message = (
             f"No tunnel from {site}: its gateway does not run, can't reach {address}, or its certificate is refused. "
@@ -54,13 +57,16 @@ def _operational(site: str, tunnels: int | None, reaches: Sequence[Reach], addre
 
 def listener_conditions(listener: DesiredListener, reach: Reach) -> tuple[Condition, ...]:
     """Says how a listener is, from what came of a call to it."""
+    return (_served(reach), _matched(listener, reach), _reachable(listener, reach))
+
+
+def _served(reach: Reach) -> Condition:
+    if reach is Reach.EGRESS_AWAY:
+        return Condition(CONFIGURED, None, "EgressAway", EGRESS_AWAY)
     if reach is Reach.UNKNOWN_TO_EGRESS:
-        configured = Condition(
-            CONFIGURED, False, "NotServed", "The egress does not know it yet: `redoma van status` says what it has."
-        )
-    else:
-        configured = Condition(CONFIGURED, True, "Served")
-    return (configured, _matched(listener, reach), _reachable(listener, reach))
+        message = "The egress does not know it yet: `redoma van proxies` says what it has."
+        return Condition(CONFIGURED, False, "NotServed", message)
+    return Condition(CONFIGURED, True, "Served")
 
 
 def _matched(listener: DesiredListener, reach: Reach) -> Condition:
@@ -78,6 +84,7 @@ _UNREACHABLE: Mapping[Reach, tuple[str, str]] = {
     Reach.NO_SERVICE: ("ServiceDown", "Nothing answers there in {site}: look whether the service runs."),
     Reach.SILENT: ("NoAnswer", "A call got no answer in time: the service or the link to {site} hangs."),
     Reach.UNKNOWN_TO_EGRESS: ("NotServed", "The egress does not know it yet."),
+    Reach.EGRESS_AWAY: ("EgressAway", EGRESS_AWAY),
 }
 
 

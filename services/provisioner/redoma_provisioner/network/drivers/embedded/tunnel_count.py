@@ -31,16 +31,18 @@ class EgressTunnels:
 
 
 class GatewayTunnels:
-    """Counts the tunnels of a private site's gateway."""
+    """Counts the tunnels of a private site's gateway; `admin` is None where its admin interface is out of reach."""
 
-    def __init__(self, admin: EnvoyAdmin) -> None:
+    def __init__(self, admin: EnvoyAdmin | None) -> None:
         self._admin = admin
 
-    async def up(self) -> int:
-        """Gives the number of tunnels that are up.
+    async def up(self) -> int | None:
+        """Gives the number of tunnels that are up; None: nobody knows.
 
         Raises:
             AdminAway: The gateway does not answer.
         """
+        if self._admin is None:
+            return None
         stats = await self._admin.stats(r"^tunnels\.worker_[0-9]+\.cluster\.egress\.connected$")
         return sum(stats.values())

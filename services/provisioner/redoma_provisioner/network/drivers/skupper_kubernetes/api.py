@@ -192,14 +192,14 @@ class KubernetesApi:
         path = f"{kind.path}/namespaces/{self.namespace}/{kind.plural}" + (f"/{name}" if name else "")
         headers = {"Accept": _METADATA if kind.name == "Secret" else "application/json", "Content-Type": content_type}
         try:
-            method, url, headers, payload, form = self._client.param_serialize(
+            method, url, headers, _, form = self._client.param_serialize(
                 method, path, query_params=list(query.items()), header_params=headers, auth_settings=["BearerToken"]
             )
             answer = self._client.call_api(
                 method,
                 url,
                 headers,
-                json.dumps(body) if body is not None else payload,
+                body,
                 form,
                 _request_timeout=(CONNECT_S, read_s),
             )

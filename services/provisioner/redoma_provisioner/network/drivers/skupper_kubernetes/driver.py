@@ -47,6 +47,7 @@ from redoma_provisioner.network.drivers.skupper_kubernetes.known import Known
 from redoma_provisioner.network.drivers.skupper_kubernetes.link import (
     TRIED,
     is_kept,
+    is_settled,
     is_waiting,
     planned_link,
 )
@@ -68,6 +69,8 @@ READY_S = 30.0
 POLL_S = 0.25
 # Skupper tries a token again by itself after five minutes; a change of the token has it try at once.
 TRY_AGAIN_S = 10.0
+# Skupper redeems a token in about a second.
+REDEEM_S = 10.0
 MOST_PROBES = 16
 
 
@@ -171,8 +174,11 @@ class SkupperKubernetesDriver:
         deadline = self._monotonic() + self._options.ready_s
         await self._until(deadline, self._site_problem)
         async with self._lock:
-            known = await self._look()
-            await self._writing.make(grant, known, await self._writing.owner())
+            known, owner = await self._look(), await self._writing.owner()
+            await self._writing.make(grant, known, owner)
+            # From here on the grant says that the Site is needed.
+            for resource in self._opened(known, "").resources:
+                await self._writing.make(resource, known, owner)
             for former in former_grants(known, site, grant.name):
                 await self._writing.delete(ACCESS_GRANT, former)
         token = ""
@@ -208,8 +214,20 @@ class SkupperKubernetesDriver:
                 await self._writing.make(resource, known, owner)
             except DriverRefused as refusal:
                 refusals.append(str(refusal))
-        await self._writing.adopt(known, owner)
+        await self._adopt(plan, known, owner)
         return tuple(refusals)
+
+    async def _adopt(self, plan: Plan, known: Known, owner: Owner) -> None:
+        """Marks what Skupper made of tokens; of a token that is new it is waited a while for."""
+        tokens = {one.name for one in plan.resources if one.kind == ACCESS_TOKEN.name}
+        deadline = self._monotonic() + REDEEM_S
+        is_new = bool(tokens - known.ours(ACCESS_TOKEN).keys())
+        while is_new and self._monotonic() < deadline:
+            await asyncio.sleep(POLL_S)
+            known = await self._look()
+            found = known.ours(ACCESS_TOKEN)
+            is_new = not all(name in found and is_settled(found[name], known) for name in tokens)
+        await self._writing.adopt(known, owner)
 
     def _plan(self, desired: DesiredNetwork, known: Known) -> Plan:
         if self._site == PUBLIC_SITE:

@@ -39,9 +39,8 @@ def kept_grants(known: Known, admitted: Collection[str], now: float) -> tuple[Re
 
 
 def invited_until(known: Known, now: float) -> str:
-    """Gives until when the Site is kept for those who were invited, as an annotation; empty where nobody is."""
-    marks = [annotation(one, UNTIL) for kind in (SITE, ACCESS_GRANT) for one in known.ours(kind).values()]
-    latest = max((_number(mark) for mark in marks), default=0.0)
+    """Gives until when the Site is kept for one who has no grant yet, as an annotation; empty where there is none."""
+    latest = max((_number(annotation(one, UNTIL)) for one in known.ours(SITE).values()), default=0.0)
     return str(int(latest)) if latest > now else ""
 
 

@@ -143,6 +143,12 @@ def is_waiting(token: Manifest) -> bool:
     return told(token, "Redeemed").holds is not True and not lasting_problem(token)
 
 
+def is_settled(token: Manifest, known: Known) -> bool:
+    """Tells whether Skupper has said what becomes of a token, and made a Link of it if it said so."""
+    said = told(token, "Redeemed")
+    return bool(made_of(token, known)) if said.holds is True else said.holds is False
+
+
 def lasting_problem(token: Manifest | None) -> str:
     """Says why a token will never make a link; empty where it did or might."""
     said = told(token, "Redeemed") if token else None
