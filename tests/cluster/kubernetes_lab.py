@@ -78,6 +78,10 @@ class KubernetesLab:
             self._namespaces[site] = name
         return self._namespaces[site]
 
+    def forget(self, site: str) -> None:
+        """Leaves out a namespace that a test deleted."""
+        del self._namespaces[site]
+
     async def driver(self, site: str, kubeconfig: Path | None = None) -> SkupperKubernetesDriver:
         """Makes a driver of a site, by the account of a kubeconfig."""
         namespace, path = await self.namespace(site), kubeconfig or self._cluster.kubeconfig

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from redoma.provisioner.v1.condition_pb2 import Condition
 from redoma.provisioner.v1.network_pb2 import WatchNetworkResponse
-from redoma.provisioner.v1.site_pb2 import Site
+from redoma.provisioner.v1.site_pb2 import Connector, Site
 from redoma_cli.commands.drawing import link_detail
 from redoma_cli.commands.durations import short_duration
 from redoma_cli.commands.output import list_table
@@ -59,7 +59,8 @@ def sites_table(view: WatchNetworkResponse, now: datetime) -> Table:
     table = list_table(columns, right=("priority", "replicas"), whole=("site",))
     for site in private_sites(view):
         health = health_of(site, links_of(view, site))
-        replicas = sum(connector.name.startswith(f"{site.name}/") for connector in view.connectors)
+        own = [connector for connector in view.connectors if connector.name.startswith(f"{site.name}/")]
+        replicas = sum(connector.service == Connector.SERVICE_MODEL for connector in own)
         seen = moment(site.last_seen_time)
         expiry = moment(site.certificate_expire_time)
         joined = moment(site.join_time)

@@ -18,6 +18,9 @@ STATE_FIELD, START_TIME_FIELD = 0, 19
 ZOMBIE_STATES = ("Z", "X")
 HALTED_STATES = ("T", "t")
 UNLISTED_POLL_S = 0.02
+SOCKET_TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
+SOCKET_ADDRESS_FIELD, SOCKET_STATE_FIELD, SOCKET_INODE_FIELD = 1, 3, 9
+LISTENING = "0A"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,33 @@ def holds_deleted_file(pid: int, directory: Path) -> bool:
             if target.startswith(f"{directory}/") and target.endswith(" (deleted)"):
                 return True
     return False
+
+
+def listens_on(pid: int, port: int) -> bool:
+    """Whether the process listens on a TCP port, of any interface."""
+    sockets = {f"socket:[{inode}]" for table in SOCKET_TABLES for inode in _listeners(table, port)}
+    try:
+        descriptors = list(Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return False
+    for descriptor in descriptors:
+        with contextlib.suppress(OSError):
+            if str(descriptor.readlink()) in sockets:
+                return True
+    return False
+
+
+def _listeners(table: Path, port: int) -> list[str]:
+    """Gives the inodes of the sockets that listen on a port."""
+    try:
+        rows = [line.split() for line in table.read_text().splitlines()[1:]]
+    except OSError:
+        return []
+    return [
+        row[SOCKET_INODE_FIELD]
+        for row in rows
+        if row[SOCKET_STATE_FIELD] == LISTENING and int(row[SOCKET_ADDRESS_FIELD].rpartition(":")[2], 16) == port
+    ]
 
 
 def await_unlisted(identities: Sequence[ProcessIdentity], timeout_s: float) -> bool:

@@ -1,7 +1,6 @@
 """Turns what a person chose into the public site's configuration: a settings file and a command for each process."""
 
 import re
-import tomllib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -79,21 +78,6 @@ def prepare_public_site(
         files = [identity.ca, identity.certificate, identity.key]
         specs.append(envoy_spec(proxy, options.envoy, bootstrap, options.max_stream_s, environ, home.run, files))
     return specs
-
-
-def configured_ports(home: Home) -> tuple[int, int]:
-    """Gives the ports that the public site's settings give to the edge, and to joins and tunnels.
-
-    Raises:
-        OSError: There are none.
-        ValueError: They can't be read.
-    """
-    try:
-        settings = tomllib.loads(public_program(home, "provisioner").config.read_text())
-        edge, tunnels = str(settings["edge"]["listen"]), str(settings["egress"]["tunnels"])
-    except (KeyError, TypeError) as error:
-        raise ValueError("the provisioner's settings name no ports") from error
-    return int(edge.rpartition(":")[2]), int(tunnels.rpartition(":")[2])
 
 
 def database_url(file: Path) -> str:

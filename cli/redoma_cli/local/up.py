@@ -18,8 +18,7 @@ from redoma_cli.local.home import Home
 from redoma_cli.local.options import DEFAULT_VAN_PORT
 from redoma_cli.local.plan import STOP_ORDER, ProcessSpec, log_file, pid_file, read_plan, write_plan
 from redoma_cli.local.ports import LOOPBACK, bind_error, next_free_port
-from redoma_cli.local.process import PidFile, ProcessIdentity, RunningProcess, holds_deleted_file
-from redoma_cli.local.public_site import configured_ports
+from redoma_cli.local.process import PidFile, ProcessIdentity, RunningProcess, holds_deleted_file, listens_on
 from redoma_cli.local.state import ProcessState, State, read_states, state_file
 from redoma_cli.local.supervisor import (
     RELOAD,
@@ -77,7 +76,8 @@ def van_port_wanted(port: int, host: str) -> WantedPort:
 
 def check_port(home: Home, wanted: WantedPort) -> None:
     """Raises CliError when the site can't listen on a port that it wants."""
-    if wanted.port == _port_of_running(home, wanted.holder):
+    holder = PidFile(pid_file(home, wanted.holder)).alive()
+    if holder is not None and listens_on(holder.pid, wanted.port):
         return
     error = bind_error(wanted.port, wanted.host)
     if error is None:
@@ -92,17 +92,6 @@ def check_port(home: Home, wanted: WantedPort) -> None:
         f"Port {wanted.port} is in use by another program{listener_of(wanted.port)}.",
         f"End it, or choose another port: {wanted.variable}={next_free_port(wanted.port)} make up",
     )
-
-
-def _port_of_running(home: Home, process: str) -> int | None:
-    """Gives the port that the edge or the egress listens on, if it runs."""
-    if PidFile(pid_file(home, process)).alive() is None:
-        return None
-    try:
-        edge, tunnels = configured_ports(home)
-    except (OSError, ValueError):
-        return None
-    return edge if process == EDGE else tunnels
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,8 @@ from redoma_provisioner.network.site_conditions import SiteFacts, certificate_ex
 from redoma_provisioner.network.standings import Standings
 from redoma_provisioner.network.told import CONFIGURED, MATCHED, OPERATIONAL, REACHABLE, told, unknown
 
-LINK = "main"
+# As private sites call their one link.
+LINK = "public"
 SEEN_STEP = timedelta(seconds=10)
 
 

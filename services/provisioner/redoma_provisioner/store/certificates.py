@@ -1,6 +1,6 @@
 """What the authority signed, in SQL."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from sqlalchemy import RowMapping, delete, insert, select, update
@@ -12,8 +12,6 @@ from redoma_provisioner.store.schema import CERTIFICATES, SITES
 from redoma_provisioner.store.trust import JOINED, lock_site
 from redoma_provisioner.trust.names import site_name
 from redoma_provisioner.trust.record import CertificateRecord
-
-GATEWAY = "gateway"
 
 
 class SqlCertificateStore:
@@ -63,22 +61,6 @@ class SqlCertificateStore:
             query = query.where(columns.site_id == site)
         async with self._database.transaction(PLATFORM) as session:
             return [_record(row) for row in (await session.execute(query)).mappings()]
-
-    async def gateway_fingerprints(self, now: datetime) -> Mapping[str, tuple[str, ...]]:
-        """Gives, by site, the fingerprints of the certificates that its gateway may show."""
-        by_site: dict[str, list[str]] = {}
-        for record in await self.good_certificates(now):
-            if record.service == GATEWAY:
-                by_site.setdefault(record.site, []).append(record.fingerprint)
-        return {site: tuple(sorted(fingerprints)) for site, fingerprints in by_site.items()}
-
-    async def first_expiry(self, site: str, now: datetime) -> datetime | None:
-        """Gives when the first of a site's good certificates expires; None if it has none.
-
-        Of a service that has several, the newest counts.
-        """
-        newest = {record.service: record.expire_time for record in await self.good_certificates(now, site)}
-        return min(newest.values(), default=None)
 
     async def prune_certificates(self, before: datetime) -> int:
         """Forgets certificates that expired before, and says how many."""

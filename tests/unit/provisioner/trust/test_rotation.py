@@ -32,6 +32,12 @@ LOG: structlog.stdlib.BoundLogger = structlog.get_logger()
 SITE = "hospital-a"
 
 
+async def _gateways(public: JoinableSite) -> frozenset[str]:
+    """Gives the fingerprints of what the site's gateway may show."""
+    good = await public.certificates.good_certificates(public.clock(), SITE)
+    return frozenset(one.fingerprint for one in good if one.service == "gateway")
+
+
 @dataclass
 class LinkedSite:
     """A site that has joined, and the network between it and the public one."""
@@ -72,8 +78,8 @@ class LinkedSite:
 
     async def settled(self, cause: str) -> None:
         """Notes what the egress lets in from then on."""
-        fingerprints = await self.public.certificates.gateway_fingerprints(self.public.clock())
-        self.pinned.append(frozenset(fingerprints.get(SITE, ())))
+        fingerprints = await _gateways(self.public)
+        self.pinned.append(fingerprints)
 
     def rotator(self, reports: "CertificateReports | Impatient | None" = None) -> Rotator:
         """Gives what rotates its certificates."""
@@ -131,8 +137,8 @@ async def test_at_every_step_the_certificate_that_the_site_shows_is_let_in(linke
 
     async def begin(number: int) -> None:
         begun.append(number)
-        fingerprints = await linked.public.certificates.gateway_fingerprints(linked.public.clock())
-        assert linked.shown() in fingerprints[SITE]
+        fingerprints = await _gateways(linked.public)
+        assert linked.shown() in fingerprints
 
     await linked.rotator().rotate(SITE, begin)
     new = linked.shown()
@@ -156,11 +162,11 @@ async def test_broken_off_at_any_step_the_site_stays_let_in_and_a_second_rotatio
 ) -> None:
     with pytest.raises(asyncio.CancelledError):
         await linked.rotator().rotate(SITE, _ending_at(last))
-    fingerprints = await linked.public.certificates.gateway_fingerprints(linked.public.clock())
-    assert linked.shown() in fingerprints[SITE]
+    fingerprints = await _gateways(linked.public)
+    assert linked.shown() in fingerprints
     await linked.rotator().rotate(SITE, _no_step)
-    fingerprints = await linked.public.certificates.gateway_fingerprints(linked.public.clock())
-    assert fingerprints[SITE] == (linked.shown(),)
+    fingerprints = await _gateways(linked.public)
+    assert fingerprints == {linked.shown()}
 
 
 async def test_a_lost_answer_leaves_both_certificates_let_in(linked: LinkedSite) -> None:
@@ -168,16 +174,16 @@ async def test_a_lost_answer_leaves_both_certificates_let_in(linked: LinkedSite)
     linked.is_answer_lost = True
     with pytest.raises(SiteUnreachable):
         await linked.rotator().rotate(SITE, _no_step)
-    fingerprints = await linked.public.certificates.gateway_fingerprints(linked.public.clock())
-    assert set(fingerprints[SITE]) == {old, linked.shown()}
+    fingerprints = await _gateways(linked.public)
+    assert fingerprints == {old, linked.shown()}
 
 
 async def test_a_site_that_never_reports_its_new_certificates_keeps_the_old_ones_too(linked: LinkedSite) -> None:
     old = linked.shown()
     with pytest.raises(SiteUnreachable):
         await linked.rotator(Impatient()).rotate(SITE, _no_step)
-    fingerprints = await linked.public.certificates.gateway_fingerprints(linked.public.clock())
-    assert old in fingerprints[SITE]
+    fingerprints = await _gateways(linked.public)
+    assert old in fingerprints
 
 
 async def test_a_revoked_site_gets_no_certificates(linked: LinkedSite) -> None:
@@ -189,7 +195,7 @@ async def test_a_revoked_site_gets_no_certificates(linked: LinkedSite) -> None:
     assert len(heard) == 1
     with pytest.raises(StateConflict):
         await linked.rotator().rotate(SITE, _no_step)
-    assert await public.certificates.gateway_fingerprints(public.clock()) == {}
+    assert await _gateways(public) == frozenset()
     await revocation.forget(SITE)
 
 

@@ -52,6 +52,7 @@ from redoma_provisioner.network.drivers.skupper_kubernetes.link import (
     planned_link,
 )
 from redoma_provisioner.network.drivers.skupper_kubernetes.observation import Sight, has_endpoints
+from redoma_provisioner.network.drivers.skupper_kubernetes.ownership import Owner
 from redoma_provisioner.network.drivers.skupper_kubernetes.plan import (
     Plan,
     listener_address,

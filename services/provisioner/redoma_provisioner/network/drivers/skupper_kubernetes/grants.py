@@ -26,12 +26,15 @@ def new_grant(site: str, ttl_s: float, until: float, nonce: str) -> Resource:
 
 
 def kept_grants(known: Known, admitted: Collection[str], now: float) -> tuple[Resource, ...]:
-    """Gives the grants that stay: neither used up nor too old, and not of a site that was admitted and is no more."""
+    """Gives the grants that stay: of sites that are admitted, and those that may yet be used by one that will be.
+
+    A grant of a site that was admitted and is no more goes, used or not.
+    """
     kept = []
     for name, manifest in known.ours(ACCESS_GRANT).items():
         site, until = annotation(manifest, INVITED), _number(annotation(manifest, UNTIL))
-        was_admitted = bool(annotation(manifest, ADMITTED))
-        if is_used(manifest) or until <= now or (was_admitted and site not in admitted):
+        is_over = is_used(manifest) or until <= now or bool(annotation(manifest, ADMITTED))
+        if is_over and site not in admitted:
             continue
         notes = {INVITED: site, UNTIL: str(int(until))} | ({ADMITTED: "true"} if site in admitted else {})
         kept.append(Resource(ACCESS_GRANT.name, name, part(manifest, "spec"), notes))

@@ -64,11 +64,11 @@ def is_of(manifest: Manifest, site: str) -> bool:
 
 def differs(wanted: Manifest, found: Manifest) -> bool:
     """Tells whether applying `wanted` would change `found`: it lacks something, or has a field wanted no more."""
-    if not _holds(wanted.get("spec"), found.get("spec")):
-        return True
-    if _applied_fields(found) != set(part(wanted, "spec")):
+    if not _holds(wanted.get("spec"), found.get("spec")) or _applied(found, "spec") != set(part(wanted, "spec")):
         return True
     metadata, there = part(wanted, "metadata"), part(found, "metadata")
+    if _applied(found, "metadata", "annotations") != set(part(metadata, "annotations")):
+        return True
     return not all(_holds(metadata.get(key), there.get(key)) for key in ("labels", "annotations", "ownerReferences"))
 
 
@@ -88,13 +88,15 @@ def uid_of(manifest: Manifest) -> str:
     return str(part(manifest, "metadata").get("uid", ""))
 
 
-def _applied_fields(found: Manifest) -> set[str]:
-    """Gives the names of the fields of `spec` that this driver owns by having applied them."""
+def _applied(found: Manifest, *path: str) -> set[str]:
+    """Gives the names of the fields at `path` that this driver owns by having applied them."""
     entries = part(found, "metadata").get("managedFields")
     for one in entries if isinstance(entries, list) else ():
         if isinstance(one, Mapping) and one.get("manager") == FIELD_MANAGER and one.get("operation") == "Apply":
-            spec = part(part(one, "fieldsV1"), "f:spec")
-            return {name.removeprefix("f:") for name in spec if name.startswith("f:")}
+            fields = part(one, "fieldsV1")
+            for step in path:
+                fields = part(fields, f"f:{step}")
+            return {name.removeprefix("f:") for name in fields if name.startswith("f:")}
     return set()
 
 

@@ -168,7 +168,7 @@ class SkupperSystemDriver:
                 f"There is nothing to make the link {link.id} of. "
                 "Join again with a new token: redoma van grant --site SITE on the public site."
             )
-        found = parse(link.resources)
+        found = await asyncio.to_thread(parse, link.resources)
         return await self._redeemer.redeem(found, site) if isinstance(found, AccessToken) else found
 
 

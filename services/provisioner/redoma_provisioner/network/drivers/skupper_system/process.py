@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 LARGEST_OUTPUT = 4 * 1024 * 1024
+REAP_S = 5.0
 _CHUNK = 64 * 1024
 
 
@@ -43,14 +44,7 @@ async def run_program(
         TimeoutError: It ran longer than `timeout_s`.
         TooMuchOutput: It printed more than `output_limit` bytes on one of its outputs.
     """
-    process = await asyncio.create_subprocess_exec(
-        *arguments,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=dict(environment),
-        start_new_session=True,
-    )
+    process = await _start(arguments, environment)
     assert process.stdout is not None  # noqa: S101  asked for as a pipe, as is the other
     assert process.stderr is not None  # noqa: S101
     ended = False
@@ -69,6 +63,26 @@ async def run_program(
     return Outcome(code, out.result(), err.result())
 
 
+async def _start(arguments: Sequence[str], environment: Mapping[str, str]) -> asyncio.subprocess.Process:
+    starting = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(
+            *arguments,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=dict(environment),
+            start_new_session=True,
+        )
+    )
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        # Cancelled in the middle of starting, asyncio would kill the program alone and wait for its children to end.
+        with suppress(OSError):
+            await _end(await starting)
+        raise
+
+
 async def _read(stream: asyncio.StreamReader, limit: int) -> str:
     kept = bytearray()
     while chunk := await stream.read(_CHUNK):
@@ -82,4 +96,6 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     """Kills the whole group, the program's own children too, and reaps it."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
-    await asyncio.shield(process.wait())
+    with suppress(TimeoutError):
+        async with asyncio.timeout(REAP_S):
+            await asyncio.shield(process.wait())

@@ -1,0 +1,97 @@
+"""The two sites of a network, in namespaces, for the whole session."""
+
+import os
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import pytest
+
+from tests.conftest import TestPki
+from tests.e2e.network.namespaces import Network, NotAllowed
+from tests.e2e.network.processes import until
+from tests.e2e.network.sites import ENVOY, WEIGHTS, Administrator, PrivateSite, PublicSite
+
+A, B, GUEST = "hospital-a", "hospital-b", "guest"
+
+
+@dataclass(slots=True)
+class Van:
+    """All there is.
+
+    Attributes:
+        folder: Of this session, with a short path.
+        network: The namespaces.
+        pki: The public site's authority.
+        public: The public site.
+        sites: The private ones, by name.
+        administrator: Who makes grants and revokes.
+    """
+
+    folder: Path
+    network: Network
+    pki: TestPki
+    public: PublicSite
+    sites: dict[str, PrivateSite]
+    administrator: Administrator
+
+    @property
+    def a(self) -> PrivateSite:
+        """The first private site."""
+        return self.sites[A]
+
+    @property
+    def b(self) -> PrivateSite:
+        """The second one."""
+        return self.sites[B]
+
+    def admit(self, site: PrivateSite) -> None:
+        """Joins a site, starts it, and returns when it is linked."""
+        site.join(self.administrator.token(site.name))
+        site.start()
+        until(lambda: self.administrator.is_linked(site.name), f"{site.name} is linked")
+
+
+@pytest.fixture(scope="session")
+def van(pki: TestPki) -> Iterator[Van]:
+    """A public site and two private ones, linked."""
+    network = Network([A, B, GUEST])
+    with ExitStack() as stack:
+        stack.callback(network.down)
+        try:
+            network.up()
+        except NotAllowed as error:
+            message = f"network namespaces can't be used here: {error}"
+            if os.environ.get("CI") == "true":
+                pytest.fail(message, pytrace=False)
+            pytest.skip(message)
+        for file in (ENVOY, WEIGHTS):
+            assert file.exists(), f"{file} is missing; `make test` installs it"
+        # Paths of Unix sockets are short.
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rdm-", dir="/tmp")))  # noqa: S108
+        (folder / "p").mkdir()
+        public = PublicSite(folder / "p", network, pki)
+        sites = {
+            name: PrivateSite(name, folder / name[-1], network, public, has_model=name != GUEST)
+            for name in network.sites
+        }
+        stack.callback(public.stop)
+        for site in sites.values():
+            stack.callback(site.stop)
+        public.start()
+        channel = stack.enter_context(public.administration())
+        van = Van(folder, network, pki, public, sites, Administrator(public, channel))
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(van.admit, (van.a, van.b)))
+        yield van
+
+
+@pytest.fixture
+async def calls(van: Van) -> AsyncIterator[grpc.aio.Channel]:
+    """A channel of chat's to the egress."""
+    async with van.public.calls() as channel:
+        yield channel
