@@ -1,13 +1,9 @@
 """An Envoy as far as discovery sees one: it subscribes to what it needs, and never lets go of what it uses too early."""
 
 from collections import deque
-from collections.abc import Callable
 
 from redoma_provisioner.edge.session import Request, Response
 from redoma_provisioner.edge.snapshot import CLUSTER, ENDPOINTS, LISTENER, ROUTES, SECRET, Snapshot
-
-Meaning = Callable[[str, str, str], tuple[str, ...]]
-
 
 def needs(snapshot: Snapshot, type_url: str, name: str) -> dict[str, tuple[str, ...]]:
     """Gives what a resource of a small snapshot names, by type."""

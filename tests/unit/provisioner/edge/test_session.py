@@ -103,63 +103,6 @@ class Conversation(RuleBasedStateMachine):
         self.served = new
         self.say(100)
 
-    @rule(names=st.sets(st.sampled_from(NAMES), min_size=1, max_size=1))
-    def turn_over(self, names: set[str]) -> None:
-        """Leads all routes to other clusters than before, which come as the former ones go; step by step."""
-        self.settle()
-        self.served = served(dict.fromkeys(names, 0), {}, {"x": 0}, {"x": sorted(names)})
-        while self.step():
-            self.routes_lead_somewhere()
-
-    @rule(count=st.integers(1, 4))
-    def hear(self, count: int) -> None:
-        """Lets some requests arrive."""
-        for _ in range(min(count, len(self.envoy.outbox))):
-            self.session.receive(self.envoy.outbox.popleft())
-
-    @rule(count=st.integers(1, 4))
-    def say(self, count: int) -> None:
-        """Sends some responses."""
-        for _ in range(count):
-            response = self.session.next_response(self.served)
-            if response is None:
-                return
-            self.coming.append((response, self.served.snapshot))
-
-    @rule(count=st.integers(1, 4))
-    def arrive(self, count: int) -> None:
-        """Lets some responses arrive."""
-        for _ in range(min(count, len(self.coming))):
-            self.envoy.take(*self.coming.popleft(), refuse=False)
-
-    @rule()
-    def refuse(self) -> None:
-        """Has the Envoy refuse the next response."""
-        if self.coming:
-            self.refused = True
-            self.envoy.take(*self.coming.popleft(), refuse=True)
-
-    @rule()
-    def cut(self) -> None:
-        """Breaks the stream; the Envoy comes back to a process that knows nothing of it."""
-        self.coming.clear()
-        self.session = self.new_session()
-        self.envoy.connect()
-
-    @rule()
-    def restart(self) -> None:
-        """Starts the Envoy anew."""
-        self.envoy = ModelEnvoy(self.incremental)
-        self.cut()
-
-    def step(self) -> bool:
-        """Lets one response go out and arrive, and all answers to it; says whether there was any."""
-        self.say(1)
-        self.arrive(1)
-        waited = bool(self.envoy.outbox)
-        self.hear(100)
-        return waited or bool(self.coming)
-
     def settle(self) -> None:
         """Lets all that is on its way arrive."""
         for _ in range(200):
