@@ -155,3 +155,26 @@ async def test_work_is_done_once_and_a_failure_of_it_is_its_own(tmp_path: Path) 
     async with database.transaction(PLATFORM) as session:
         assert (await session.execute(text("select count(*) from t"))).scalar_one() == 1
     await database.close()
+
+
+async def test_cancelled_write_does_not_keep_the_file_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("redoma_kit.database.sqlite.BUSY_TIMEOUT_MS", 1_000)
+    database = Database(f"sqlite+aiosqlite:///{tmp_path}/a.db", structlog.get_logger())
+    async with database.transaction(PLATFORM) as session:
+        await session.execute(text("create table t (x integer)"))
+
+    async def write(session: AsyncSession) -> None:
+        await session.scalar(text("select 1"))
+        await session.execute(text("insert into t values (1) returning x"))
+        await session.execute(text("update t set x = 2"))
+
+    # Each is cancelled a little later than the one before: somewhere within its statements, and some after them.
+    for turns in range(60):
+        task = asyncio.create_task(database.run(PLATFORM, write))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        async with database.transaction(PLATFORM) as session:
+            await session.execute(text("insert into t values (3)"))
+    await database.close()

@@ -27,6 +27,7 @@ class SqliteBackend:
         file = None if name in (None, "", ":memory:") else Path(str(name))
         self.engine: AsyncEngine = create_async_engine(url, hide_parameters=True, **(ONE_AT_A_TIME if file else {}))
         event.listen(self.engine.sync_engine, "connect", _configure)
+        event.listen(self.engine.sync_engine, "invalidate", _undo)
         if file:
             _FileWatch(file).follow(self.engine)
 
@@ -106,3 +107,15 @@ def _configure(connection: Any, _record: object) -> None:
         # Nobody else knows of it yet, and its thread would outlive the event loop.
         connection.close()
         raise
+
+
+def _undo(connection: Any, _record: object, _error: object) -> None:
+    """Rolls back what a connection that is given up was at.
+
+    A call cancelled in the midst of a statement leaves the statement open, and with it the file's lock, also past the
+    closing of its connection.
+    """
+    driver = connection.driver_connection
+    if driver._connection is not None:
+        # The driver's thread does one thing after the other, so that this comes before the closing.
+        driver._tx.put_nowait((None, driver._connection.rollback))

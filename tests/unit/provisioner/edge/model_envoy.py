@@ -1,9 +1,10 @@
-"""An Envoy as far as discovery sees one: it subscribes to what it needs, and never lets go of what it uses too early."""
+"""An Envoy as far as discovery sees one: it subscribes to what it needs, and accepts clusters when they are warm."""
 
 from collections import deque
 
 from redoma_provisioner.edge.session import Request, Response
 from redoma_provisioner.edge.snapshot import CLUSTER, ENDPOINTS, LISTENER, ROUTES, SECRET, Snapshot
+
 
 def needs(snapshot: Snapshot, type_url: str, name: str) -> dict[str, tuple[str, ...]]:
     """Gives what a resource of a small snapshot names, by type."""
@@ -20,7 +21,9 @@ class ModelEnvoy:
 
     def __init__(self, incremental: bool) -> None:
         self.incremental = incremental
-        self.held: dict[str, dict[str, str]] = {type_url: {} for type_url in (SECRET, CLUSTER, ENDPOINTS, LISTENER, ROUTES)}
+        self.held: dict[str, dict[str, str]] = {
+            type_url: {} for type_url in (SECRET, CLUSTER, ENDPOINTS, LISTENER, ROUTES)
+        }
         self.contents: dict[tuple[str, str], dict[str, tuple[str, ...]]] = {}
         self.warming: set[str] = set()
         self.outbox: deque[Request] = deque()
@@ -63,18 +66,14 @@ class ModelEnvoy:
         if type_url == CLUSTER:
             self.warming |= {name for name, version in after.items() if before.get(name) != version}
         if type_url == ENDPOINTS:
-            self.warming -= {name for name in after}
+            self.warming -= set(after)
         self.warming &= self.held[CLUSTER].keys()
         self._answer(response, "")
         self._subscribe()
 
     def routed(self) -> set[str]:
         """Gives the clusters that its routes name."""
-        return {
-            cluster
-            for name in self.held[ROUTES]
-            for cluster in self.contents[ROUTES, name].get(CLUSTER, ())
-        }
+        return {cluster for name in self.held[ROUTES] for cluster in self.contents[ROUTES, name].get(CLUSTER, ())}
 
     def _answer(self, response: Response, refusal: str) -> None:
         type_url = response.type_url
@@ -125,7 +124,7 @@ class ModelEnvoy:
     def _begin(self, type_url: str, names: tuple[str, ...]) -> None:
         self._begun.add(type_url)
         if self.incremental:
-            held = {name: version for name, version in self.held[type_url].items()}
+            held = dict(self.held[type_url])
             self.outbox.append(Request(type_url, subscribe=names, held=held))
         else:
             self.outbox.append(Request(type_url, names=names, version=self._versions.get(type_url, "")))
