@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import shutil
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -14,7 +13,6 @@ from statistics import median, quantiles
 from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 
 from redoma.tenant.v1 import api_key_pb2, api_key_pb2_grpc, tenant_pb2, tenant_pb2_grpc
-from redoma_cli.local.home import find_checkout
 from tests.bench.authorization_site import ASKED_PATH, FREE_PATH, AuthorizationSite, authorization_site
 from tests.bench.findings import Findings, Goal, Plan, Table
 from tests.bench.identities import Identities
@@ -98,22 +96,13 @@ def _call_cells(row: Row) -> tuple[str, ...]:
 async def _measure(plan: Plan, tenants: int) -> Row:
     plan.tell(f"{tenants:,} tenants")
     with tempfile.TemporaryDirectory(prefix="redoma-bench-", ignore_cleanup_errors=True) as folder:
-        async with authorization_site(Path(folder), tenants, _envoy()) as site:
+        async with authorization_site(Path(folder), tenants) as site:
             calls = await _calls(site, plan.pick(CALLS, 5))
             rounds = []
             for turn in range(plan.rounds):
                 plan.tell(f"{tenants:,} tenants, round {turn + 1} of {plan.rounds}")
                 rounds.append(await _at_the_edge(site, plan.pick(WINDOW_S, 0.5)))
     return Row(tenants, **calls, **{name: median(one[name] for one in rounds) for name in rounds[0]})
-
-
-def _envoy() -> Path:
-    checkout = find_checkout()
-    own = checkout / ".tools" / "venv" / "bin" / "envoy" if checkout else Path("envoy")
-    found = str(own) if own.exists() else shutil.which("envoy")
-    if found is None:
-        raise RuntimeError("envoy is not installed; run make test")
-    return Path(found)
 
 
 async def _at_the_edge(site: AuthorizationSite, window_s: float) -> dict[str, float]:

@@ -1,13 +1,13 @@
 """An edge and a tenant service with many tenants, and nothing behind them, so that authorization alone is measured."""
 
 import asyncio
-import json
+import os
 import secrets
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,21 +18,28 @@ import structlog
 from envoy.service.auth.v3 import external_auth_pb2_grpc
 from sqlalchemy import insert
 
-from redoma_cli.local.edge import EdgeSettings, edge_config
+from redoma_cli.local.envoy import envoy_workers
 from redoma_cli.local.home import Home
 from redoma_cli.local.pki import DevelopmentAuthority, server_name
-from redoma_cli.local.stop import ADMIN_SOCKET
 from redoma_kit.api_key import digest_of, new_key, prefix_of
 from redoma_kit.channel import open_channel
 from redoma_kit.database import PLATFORM, Database
-from redoma_kit.settings import TlsSettings, UpstreamSettings
+from redoma_kit.settings import UpstreamSettings
+from redoma_provisioner.edge.bootstrap import EDGE
+from redoma_provisioner.edge.resources.edge import edge_snapshot
+from redoma_provisioner.edge.resources.edge_routes import ROUTE_TABLE
+from redoma_provisioner.edge.snapshot import ROUTES, Snapshot
+from redoma_provisioner.settings import EdgeSettings
 from redoma_tenant.server import MIGRATIONS, SCHEMA
 from redoma_tenant.store.schema import API_KEYS, TENANTS
+from tests.bench.identities import proxy_files, tls_of
 from tests.e2e.conftest import free_port
+from tests.fakes.control_plane import ControlPlane, RealEnvoy, settings_of
 
 KEYS_A_TENANT = 10
 ROWS_AT_ONCE = 5_000
 READY_S, END_S = 60.0, 10.0
+MAX_STREAM_S = 600.0
 # A path that the tenant service knows, answered by the edge itself, with and without asking it.
 ASKED_PATH, FREE_PATH = "/v1/models", "/bench"
 CREATED = datetime(2026, 1, 1, tzinfo=UTC)
@@ -59,10 +66,8 @@ class AuthorizationSite:
 
     def channel(self) -> Any:
         """Opens a channel to the tenant service with the edge's certificate."""
-        files = self.authority.identity("edge")
-        tls = TlsSettings(ca_file=files.ca, cert_file=files.certificate, key_file=files.key)
         target = UpstreamSettings(target=f"127.0.0.1:{self.tenant_port}", server_name=server_name("tenant"))
-        return open_channel(target, tls, 8 << 20)
+        return open_channel(target, tls_of(self.authority, "edge"), 8 << 20)
 
     def authorization(self, channel: Any) -> "external_auth_pb2_grpc.AuthorizationAsyncStub":
         """Gives the stub that Envoy has."""
@@ -76,7 +81,7 @@ class AuthorizationSite:
 
 
 @asynccontextmanager
-async def authorization_site(folder: Path, tenants: int, envoy: Path) -> AsyncIterator[AuthorizationSite]:
+async def authorization_site(folder: Path, tenants: int) -> AsyncIterator[AuthorizationSite]:
     """Fills a database with tenants of KEYS_A_TENANT keys each, starts both processes on it, and ends them."""
     home = Home(folder)
     home.create()
@@ -85,17 +90,12 @@ async def authorization_site(folder: Path, tenants: int, envoy: Path) -> AsyncIt
     database_url = f"sqlite+aiosqlite:///{folder}/tenant.db"
     keys = await _fill(database_url, tenants)
     edge_port, tenant_port = free_port(), free_port()
-    processes: dict[str, psutil.Popen] = {}
-    try:
-        processes["tenant"] = _start_tenant(home, authority, tenant_port, database_url)
-        processes["edge"] = _start_edge(home, authority, edge_port, tenant_port, envoy)
+    async with AsyncExitStack() as stack:
+        tenant = _start_tenant(home, authority, tenant_port, database_url)
+        stack.callback(_end, tenant)
+        edge = await _start_edge(home, authority, edge_port, tenant_port, stack)
         await _wait_ready(edge_port, keys[0])
-        yield AuthorizationSite(authority, edge_port, tenant_port, keys, dict(processes))
-    finally:
-        for process in processes.values():
-            process.terminate()
-        for process in psutil.wait_procs(list(processes.values()), END_S)[1]:
-            process.kill()
+        yield AuthorizationSite(authority, edge_port, tenant_port, keys, {"tenant": tenant, EDGE: edge})
 
 
 async def _fill(database_url: str, tenants: int) -> list[str]:
@@ -169,28 +169,53 @@ def _toml(value: object) -> str:
     return f'"{value}"'
 
 
-def _start_edge(home: Home, authority: DevelopmentAuthority, port: int, tenant_port: int, envoy: Path) -> psutil.Popen:
-    nobody = free_port()
-    identity = authority.identity("edge")
-    settings = EdgeSettings(port, ADMIN_SOCKET, nobody, tenant_port, nobody, identity, 600.0)
-    config = edge_config(settings)
-    manager = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
-    routes = manager["route_config"]["virtual_hosts"][0]["routes"]
-    without = next(route["typed_per_filter_config"] for route in routes if "typed_per_filter_config" in route)
+async def _start_edge(
+    home: Home, authority: DevelopmentAuthority, port: int, tenant_port: int, stack: AsyncExitStack
+) -> psutil.Process:
+    """Starts an Envoy that is served what an edge is, and answers for two paths itself."""
+    nobody = f"127.0.0.1:{free_port()}"
+    control_plane = UpstreamSettings(target=f"127.0.0.1:{free_port()}", server_name=server_name("provisioner"))
+    upstreams = {name: UpstreamSettings(target=nobody, server_name=server_name(name)) for name in ("chat", "egress")}
+    upstreams["tenant"] = UpstreamSettings(target=f"127.0.0.1:{tenant_port}", server_name=server_name("tenant"))
+    settings = EdgeSettings(listen=f"127.0.0.1:{port}", provisioner=control_plane, **upstreams)
+    provisioner, files = tls_of(authority, "provisioner"), tls_of(authority, EDGE)
+    control = await stack.enter_async_context(
+        ControlPlane.serving(control_plane.target, provisioner, EDGE, "spiffe://redoma/public/edge")
+    )
+    await control.publisher.publish(
+        control.proxy, lambda: _answering(edge_snapshot(settings, proxy_files(files), MAX_STREAM_S)), "the bench"
+    )
+    of_provisioner = settings_of("public", control_plane.target, provisioner, {EDGE: files}, edge=settings.model_dump())
+    envoy = RealEnvoy(home.run, EDGE, of_provisioner, envoy_workers(os.cpu_count() or 1))
+    stack.push_async_callback(envoy.stop)
+    await envoy.start()
+    assert envoy.process is not None
+    return psutil.Process(envoy.process.pid)
+
+
+def _answering(snapshot: Snapshot) -> Snapshot:
+    """Gives an edge that answers ASKED_PATH once it has asked, and FREE_PATH without."""
+    table = snapshot.of(ROUTES)[ROUTE_TABLE]
+    (host,) = table["virtual_hosts"]
+    without = next(route["typed_per_filter_config"] for route in host["routes"] if "typed_per_filter_config" in route)
     answer = {"status": 200, "body": {"inline_string": "ok\n"}}
-    routes[:0] = [
+    own = [
         {"match": {"path": ASKED_PATH}, "direct_response": answer},
         {"match": {"path": FREE_PATH}, "direct_response": answer, "typed_per_filter_config": without},
     ]
-    file = home.config / "envoy.json"
-    file.write_text(json.dumps(config))
-    argv = [str(envoy), "-c", str(file), "--concurrency", "1", "--disable-hot-restart", "-l", "warning"]
-    return _start(argv, home, "edge")
+    answering = {**table, "virtual_hosts": [{**host, "routes": [*own, *host["routes"]]}]}
+    return Snapshot({**snapshot.resources, ROUTES: {**snapshot.of(ROUTES), ROUTE_TABLE: answering}})
 
 
 def _start(argv: Sequence[str], home: Home, name: str) -> psutil.Popen:
     with (home.log / f"{name}.log").open("wb") as log:
         return psutil.Popen(argv, stdout=log, stderr=subprocess.STDOUT, cwd=home.run)
+
+
+def _end(process: psutil.Popen) -> None:
+    process.terminate()
+    for left in psutil.wait_procs([process], END_S)[1]:
+        left.kill()
 
 
 async def _wait_ready(edge_port: int, key: str) -> None:

@@ -58,14 +58,18 @@ class FastSite:
 
 
 @asynccontextmanager
-async def fast_site(step_s: float) -> AsyncIterator[FastSite]:
-    """Starts a site whose model takes `step_s` seconds for a step, makes the demo tenants, and ends it."""
+async def fast_site(step_s: float, **model_settings: str) -> AsyncIterator[FastSite]:
+    """Starts a site whose model takes `step_s` seconds for a step, makes the demo tenants, and ends it.
+
+    `model_settings` are those of the model service that differ from MODEL_SETTINGS.
+    """
     with tempfile.TemporaryDirectory(prefix="redoma-bench-", ignore_cleanup_errors=True) as folder:
         home = Home(Path(folder))
         home.create()
         environment = {name: value for name, value in os.environ.items() if not name.startswith("REDOMA_")}
         environment |= {"REDOMA_PORT": str(free_port()), "REDOMA_VAN_PORT": str(free_port())}
-        environment |= {f"REDOMA_MODEL_{name}": str(value) for name, value in MODEL_SETTINGS.items()}
+        own = MODEL_SETTINGS | {name.upper(): value for name, value in model_settings.items()}
+        environment |= {f"REDOMA_MODEL_{name}": str(value) for name, value in own.items()}
         options = read_options(environment, home, CHECKOUT)
         authority, admin_key = DevelopmentAuthority(home.pki), new_key()
         sites = LocalSites(home, options, environment, authority, admin_key)

@@ -3,6 +3,15 @@
 import math
 from collections.abc import Sequence
 from statistics import median
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def rotated(values: Sequence[T], places: int) -> list[T]:
+    """Gives the same values beginning with another one, so that what runs first is another each time."""
+    places %= len(values)
+    return [*values[places:], *values[:places]]
 
 
 def jain_index(shares: Sequence[float]) -> float:

@@ -20,11 +20,12 @@ from redoma.model.v1 import model_pb2
 from redoma_cli.local.pki import server_name
 from redoma_cli.local.private_site import DEFAULT_SITE
 from redoma_kit.channel import open_channel
-from redoma_kit.settings import TlsSettings, UpstreamSettings
+from redoma_kit.settings import UpstreamSettings
 from tests.bench.fast_site import FastSite, fast_site
 from tests.bench.findings import Findings, Plan, Table
-from tests.bench.identities import Identities
+from tests.bench.identities import Identities, tls_of
 from tests.bench.targets import GENERATE
+from tests.bench.ways import port_of
 from tests.fakes.fast_backend import MARK
 
 SEND_MESSAGE = "/redoma.chat.v1.ChatService/SendMessage"
@@ -36,7 +37,7 @@ TOKENS_PER_S, STREAMS, WINDOW_S = 20_000.0, 256, 10.0
 STREAM_TOKENS = 8_000
 START_S = 120.0
 MARK_BYTES = MARK.encode()
-PROCESSES = ("model", "chat", "tenant", "edge", "client")
+PROCESSES = ("model", "gateway", "egress", "chat", "tenant", "edge", "client")
 ABOUT = (
     f"A fake engine that costs next to nothing gives {TOKENS_PER_S:,.0f} tokens a second over {STREAMS} streams, in "
     "the model service's place; what arrives is counted on each way to it. Where a process can't keep up, deltas "
@@ -233,16 +234,14 @@ def _edge_sse(site: FastSite) -> OpenRaw:
 
 
 def _open(site: FastSite, service: str, caller: str) -> grpc.aio.Channel:
-    files = site.authority.identity(caller)
-    tls = TlsSettings(ca_file=files.ca, cert_file=files.certificate, key_file=files.key)
     if service == "model":
         upstream = UpstreamSettings(
             target=f"unix:{site.home.private.run / 'model.sock'}", server_name=server_name(service, DEFAULT_SITE)
         )
     else:
-        port = json.loads((site.home.config / "ports.json").read_text())[service]
+        port = port_of(site.home.root, service)
         upstream = UpstreamSettings(target=f"127.0.0.1:{port}", server_name=server_name(service))
-    return open_channel(upstream, tls, 8 << 20)
+    return open_channel(upstream, tls_of(site.authority, caller), 8 << 20)
 
 
 def _sampling() -> sampling_pb2.SamplingOptions:

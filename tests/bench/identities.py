@@ -1,4 +1,4 @@
-"""Identities signed as the tenant service would, for calls that go round the edge."""
+"""Identities signed as the tenant service would, and certificates, for calls that go round the edge."""
 
 import json
 import time
@@ -10,10 +10,23 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from redoma_cli.local.pki import DevelopmentAuthority
 from redoma_kit.identity import ALGORITHM, ISSUER, METADATA_KEY
+from redoma_kit.settings import TlsSettings
+from redoma_provisioner.settings import ProxySettings
 
-AUDIENCE = ["model", "chat", "tenant"]
+AUDIENCE = ["model", "chat", "tenant", "provisioner"]
 SCOPES = ["generate", "conversations"]
 LIFETIME_S = 60
+
+
+def tls_of(authority: DevelopmentAuthority, service: str) -> TlsSettings:
+    """Gives the certificate of a service of the public site, to call or to serve with."""
+    files = authority.identity(service)
+    return TlsSettings(ca_file=files.ca, cert_file=files.certificate, key_file=files.key)
+
+
+def proxy_files(tls: TlsSettings) -> ProxySettings:
+    """Gives the same files as an Envoy's."""
+    return ProxySettings.model_validate(tls.model_dump())
 
 
 class Identities:

@@ -16,8 +16,8 @@ from redoma.common.v1 import sampling_pb2
 from redoma.model.v1 import engine_pb2, engine_pb2_grpc, model_pb2, model_pb2_grpc
 from redoma_cli.local.pki import DevelopmentAuthority
 from redoma_kit.channel import open_channel
-from redoma_kit.settings import TlsSettings, UpstreamSettings
-from tests.bench.identities import Identities
+from redoma_kit.settings import UpstreamSettings
+from tests.bench.identities import Identities, tls_of
 from tests.bench.load import Arrival, Ask
 from tests.e2e.conftest import Site
 
@@ -66,12 +66,11 @@ class _OfSite:
 
 
 class ModelService(_OfSite):
-    """The model service over mutual TLS, as chat calls it."""
+    """The model service over mutual TLS, as chat calls it: alone, or with what is on the way of its channel."""
 
-    name = "model service"
-
-    def __init__(self, access: Access, channel: grpc.aio.Channel) -> None:
+    def __init__(self, access: Access, channel: grpc.aio.Channel, name: str = "model service") -> None:
         super().__init__(access)
+        self.name = name
         self._stub = model_pb2_grpc.ModelServiceStub(channel)
         self._identities = Identities(DevelopmentAuthority(access.site.home / "pki"))
 
@@ -183,8 +182,7 @@ class SiteTargets:
 async def site_targets(site: Site, keys: Mapping[str, str], stack: AsyncExitStack) -> SiteTargets:
     """Opens the ways to a site's model, with a key of each tenant."""
     edge = await stack.enter_async_context(grpc.aio.insecure_channel(site.edge.removeprefix("http://")))
-    files = DevelopmentAuthority(site.home / "pki").identity("chat")
-    tls = TlsSettings(ca_file=files.ca, cert_file=files.certificate, key_file=files.key)
+    tls = tls_of(DevelopmentAuthority(site.home / "pki"), "chat")
     target = f"unix:{site.home / 'private' / 'run' / 'model.sock'}"
     direct = open_channel(UpstreamSettings(target=target, server_name="model.private.redoma"), tls, 8 << 20)
     await stack.enter_async_context(direct)
@@ -194,6 +192,13 @@ async def site_targets(site: Site, keys: Mapping[str, str], stack: AsyncExitStac
     return SiteTargets(
         ModelService(access, direct), EdgeSse(access), EdgeConversation(access, edge), EdgeOpenAi(access, client)
     )
+
+
+async def engine_service(site: Site, stack: AsyncExitStack) -> "engine_pb2_grpc.EngineServiceAsyncStub":
+    """Gives EngineService of a site, by its edge."""
+    edge = await stack.enter_async_context(grpc.aio.insecure_channel(site.edge.removeprefix("http://")))
+    stub: engine_pb2_grpc.EngineServiceAsyncStub = engine_pb2_grpc.EngineServiceStub(edge)
+    return stub
 
 
 async def _arrivals(call: "grpc.aio.UnaryStreamCall[Any, Any]") -> AsyncGenerator[Arrival, None]:

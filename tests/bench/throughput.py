@@ -8,7 +8,7 @@ from typing import Protocol
 
 from redoma_model.engine.hardware import physical_cores
 from tests.bench.bare_loop import BareLoop, Tokens
-from tests.bench.figures import median_ratio
+from tests.bench.figures import median_ratio, rotated
 from tests.bench.findings import Findings, Goal, Plan, Table
 from tests.bench.in_process import LocalEngine, Workshop
 from tests.bench.load import Ask, Sample, Target, measure
@@ -96,7 +96,7 @@ async def _take_turns(plan: Plan, loops: Mapping[str, Loop], local: LocalEngine,
         for concurrency in concurrencies:
             said = f"round {turn + 1} of {plan.rounds}, {concurrency} streams"
             # Each round begins with another one: what runs first finds the processor at its coolest.
-            for name in _rotated([*loops, *by_name], turn):
+            for name in rotated([*loops, *by_name], turn):
                 plan.tell(f"{said}, {name}")
                 if name in loops:
                     sample = run_loop(name, asks(concurrency, tokens), tokens)
@@ -105,11 +105,6 @@ async def _take_turns(plan: Plan, loops: Mapping[str, Loop], local: LocalEngine,
                     await by_name[name].purge(TENANT)
                 samples.setdefault((name, concurrency), []).append(sample)
     return samples
-
-
-def _rotated(names: Sequence[str], places: int) -> Sequence[str]:
-    places %= len(names)
-    return [*names[places:], *names[:places]]
 
 
 def _findings(samples: Samples) -> Findings:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +16,7 @@ from kubernetes.client import ApiException
 from redoma_provisioner.network.driver import AdmittedSite, DesiredLink, NetworkDriver
 from redoma_provisioner.network.drivers.skupper.link_resources import LinkCredentials
 from redoma_provisioner.network.drivers.skupper.probe import Trust
+from redoma_provisioner.network.drivers.skupper_kubernetes.api import ApiServer
 from redoma_provisioner.network.drivers.skupper_kubernetes.connection import connect
 from redoma_provisioner.network.drivers.skupper_kubernetes.driver import Options, SkupperKubernetesDriver
 from redoma_provisioner.network.drivers.skupper_kubernetes.ownership import MANAGED_BY_LABEL
@@ -82,11 +83,13 @@ class KubernetesLab:
         """Leaves out a namespace that a test deleted."""
         del self._namespaces[site]
 
-    async def driver(self, site: str, kubeconfig: Path | None = None) -> SkupperKubernetesDriver:
-        """Makes a driver of a site, by the account of a kubeconfig."""
+    async def driver(
+        self, site: str, kubeconfig: Path | None = None, seen_as: Callable[[ApiServer], ApiServer] = lambda api: api
+    ) -> SkupperKubernetesDriver:
+        """Makes a driver of a site, by the account of a kubeconfig; `seen_as` may stand before the API server."""
         namespace, path = await self.namespace(site), kubeconfig or self._cluster.kubeconfig
         made = SkupperKubernetesDriver(
-            lambda: connect(path, namespace),
+            lambda: seen_as(connect(path, namespace)),
             site,
             self._options,
             StandInProbe(self._skupper),
@@ -142,7 +145,7 @@ class KubernetesLab:
         specs: Mapping[str, tuple[str, Mapping[str, object]]] = {
             "Listener": (PUBLIC, {"routingKey": "theirs", "host": "theirs", "port": 80}),
             "AccessGrant": (PUBLIC, {"redemptionsAllowed": 1, "expirationWindow": "900s"}),
-            "RouterAccess": (PUBLIC, {"roles": [{"name": "edge"}], "tlsCredentials": "theirs"}),
+            "RouterAccess": (PUBLIC, {"roles": [{"name": "edge", "port": 45671}], "tlsCredentials": "theirs"}),
             "Connector": ("hospital-a", {"routingKey": "theirs", "host": "theirs", "port": 80}),
             "Link": ("hospital-a", {"endpoints": [{"name": "edge", "host": "nowhere", "port": "1"}]}),
             "AccessToken": ("hospital-a", {"url": "https://localhost:1/x", "code": "x", "ca": "x"}),

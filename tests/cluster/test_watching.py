@@ -99,7 +99,6 @@ async def test_what_changed_while_it_was_away_and_forgotten_is_told(cluster: Clu
         listed = await asyncio.to_thread(lab.core.list_namespaced_config_map, await lab.namespace(PUBLIC))
         await asyncio.to_thread(cluster.compact, int(listed.metadata.resource_version))
         await told.quiet()
-        assert told.count > 0
         await make_listener(lab, "later")
         await told.more()
 

@@ -92,18 +92,19 @@ class ControlPlane:
 
 @dataclass(slots=True)
 class RealEnvoy:
-    """An Envoy process in a folder of its own."""
+    """An Envoy process in a folder of its own, told what changes, or everything each time if not `incremental`."""
 
     folder: Path
     name: str
     settings: ProvisionerSettings
     workers: int = 2
     process: asyncio.subprocess.Process | None = None
+    incremental: bool = True
 
     async def start(self) -> None:
         """Starts it; it is told what to do by its control plane."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "bootstrap.json").write_text(bootstrap(self.settings, self.name))
+        (self.folder / "bootstrap.json").write_text(bootstrap(self.settings, self.name, self.incremental))
         (self.folder / secrets_file(self.name)).write_text(bootstrap_secrets(self.settings, self.name))
         options = ["--concurrency", str(self.workers), *TUNNEL_DRAIN, "--disable-hot-restart", "-l", "warning"]
         with (self.folder / "log").open("ab") as log:

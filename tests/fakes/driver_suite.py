@@ -358,11 +358,15 @@ async def a_listener_without_a_connector_says_so(lab: DriverLab) -> None:
     lonely = DesiredListener(f"{ends.site}.model-7", ends.site)
     ends.wanted_here = replace(ends.wanted_here, listeners=(*ends.wanted_here.listeners, lonely))
     await ends.apply()
-    seen = (await ends.seen_here()).listeners[lonely.routing_key]
-    (matched,) = [condition for condition in seen.conditions if condition.type == "Matched"]
-    assert matched.holds is False
-    assert matched.message.endswith(".")
-    assert holds(seen.conditions, "Reachable") is not True
+
+    async def says_so() -> bool:
+        seen = (await ends.seen_here()).listeners[lonely.routing_key]
+        (matched,) = [condition for condition in seen.conditions if condition.type == "Matched"]
+        assert matched.message.endswith(".")
+        assert holds(seen.conditions, "Reachable") is not True
+        return matched.holds is False
+
+    await comes_true(lab, says_so, "the lonely listener is not matched")
 
 
 async def a_refusal_is_told_with_its_words(lab: DriverLab) -> None:

@@ -52,6 +52,7 @@ class SkupperStandIn:
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="skupper stand-in", daemon=True)
         self._seen: dict[str, list[Resource]] = {}
+        self._tried: set[tuple[str, str]] = set()
         self.cut: set[str] = set()
         self.silent = False
         self.no_address = False
@@ -143,8 +144,11 @@ class SkupperStandIn:
     def _redeem(self, token: Resource) -> None:
         namespace, name = _id(token)
         site = self._active(namespace)
-        if site is None or _holds(token, "Redeemed"):
+        # As Skupper has it, one that failed is tried again when it changes, and every five minutes.
+        tried = (token["metadata"]["uid"], json.dumps(token["metadata"].get("annotations", {}), sort_keys=True))
+        if site is None or _holds(token, "Redeemed") or tried in self._tried:
             return
+        self._tried.add(tried)
         problem = self.refusing_tokens or self._use_grant(token["spec"])
         if not problem:
             owner = [
@@ -225,7 +229,9 @@ class SkupperStandIn:
         site = self._active(namespace)
         if site is None or self.no_address:
             return False
-        return site["spec"].get("linkAccess", "none") != "none" or bool(self._in("RouterAccess", namespace))
+        # Skupper takes a role without a port, and then makes no Service for it.
+        roles = [role for access in self._in("RouterAccess", namespace) for role in access["spec"]["roles"]]
+        return site["spec"].get("linkAccess", "none") != "none" or any("port" in role for role in roles)
 
     def _active(self, namespace: str) -> Resource | None:
         sites = self._in("Site", namespace)

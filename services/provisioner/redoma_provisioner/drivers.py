@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 
 import grpc
 import structlog
@@ -16,10 +16,12 @@ from redoma_provisioner.network.drivers.embedded.link_probe import LinkProbe
 from redoma_provisioner.network.drivers.embedded.private import EmbeddedPrivateDriver
 from redoma_provisioner.network.drivers.embedded.public import EmbeddedPublicDriver
 from redoma_provisioner.network.drivers.embedded.tunnel_count import EgressTunnels, GatewayTunnels
+from redoma_provisioner.network.drivers.skupper_kubernetes.wiring import kubernetes_driver
 from redoma_provisioner.network.drivers.skupper_system.wiring import system_driver
 from redoma_provisioner.settings import ProvisionerSettings, ProxySettings
 from redoma_provisioner.trust.keeper import KeptTrust
 from redoma_provisioner.trust.membership_files import CA, CERTIFICATE, KEY, MembershipFiles
+from redoma_provisioner.trust.names import PUBLIC_SITE
 
 GATEWAY = "gateway"
 
@@ -36,7 +38,7 @@ def open_public_driver(
         socket = None if settings.egress is None else settings.egress.admin_socket
         tunnels = EgressTunnels(None if socket is None else EnvoyAdmin(socket))
         return EmbeddedPublicDriver(GrpcEgressCalls(egress), tunnels, address, log)
-    return _skupper_driver(settings, address)
+    return _skupper_driver(settings, PUBLIC_SITE, address, log)
 
 
 def open_private_driver(settings: ProvisionerSettings, kept: KeptTrust, now: Callable[[], datetime]) -> NetworkDriver:
@@ -51,7 +53,7 @@ def open_private_driver(settings: ProvisionerSettings, kept: KeptTrust, now: Cal
         raise CannotStart(
             f'This site joined a network of the driver {kept.driver.value}; set driver.kind = "{kept.driver.value}".'
         )
-    return _skupper_driver(settings, None)
+    return _skupper_driver(settings, kept.site, None, structlog.stdlib.get_logger())
 
 
 def _gateway_driver(settings: ProvisionerSettings, kept: KeptTrust, now: Callable[[], datetime]) -> NetworkDriver:
@@ -65,10 +67,18 @@ def _gateway_driver(settings: ProvisionerSettings, kept: KeptTrust, now: Callabl
     return EmbeddedPrivateDriver(tunnels, LinkProbe(files, kept.site, now))
 
 
-def _skupper_driver(settings: ProvisionerSettings, join_address: str | None) -> NetworkDriver:
+def _skupper_driver(
+    settings: ProvisionerSettings, site: str, join_address: str | None, log: structlog.stdlib.BoundLogger
+) -> NetworkDriver:
+    if settings.driver.kind == DriverKind.SKUPPER_KUBERNETES.value:
+        return kubernetes_driver(settings.driver, site, _utc_now, log)
     try:
         if settings.driver.kind == DriverKind.SKUPPER_SYSTEM.value:
             return system_driver(settings.driver, join_address=join_address, environ=os.environ, clock=time.time)
     except (DriverRefused, DriverUnavailable) as error:
         raise CannotStart(str(error)) from error
     raise CannotStart(f"driver.kind = {settings.driver.kind} carries no network.")
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)

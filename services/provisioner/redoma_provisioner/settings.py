@@ -108,6 +108,16 @@ class DriverSettings(BaseModel):
     namespace: str = Field("", description="Skupper: the namespace; empty is the current one.")
     platform: Literal["", "podman", "docker", "linux"] = Field("", description="skupper-system: the platform.")
     kubeconfig: Path | None = Field(None, description="skupper-kubernetes: the file; unset is the pod's own account.")
+    access_type: str = Field(
+        "",
+        description="skupper-kubernetes: how links of private sites come in, such as loadbalancer, route or nodeport; "
+        "empty is Skupper's default.",
+    )
+    owner: str = Field(
+        "",
+        description="skupper-kubernetes: deployment/NAME or configmap/NAME that all it makes is collected with; "
+        "empty is a ConfigMap of its own.",
+    )
     data_home: Path | None = Field(None, description="skupper-system: Skupper's data home; unset is its own default.")
     listen_host: str = Field("127.0.0.1", description="skupper-system: where listeners of the public site listen.")
     first_port: int = Field(10_000, ge=1, le=65_000, description="Skupper: the first port given to a listener.")

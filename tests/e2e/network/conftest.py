@@ -15,6 +15,7 @@ from tests.conftest import TestPki
 from tests.e2e.network.namespaces import Network, NotAllowed
 from tests.e2e.network.processes import until
 from tests.e2e.network.sites import ENVOY, WEIGHTS, Administrator, PrivateSite, PublicSite
+from tests.e2e.network.streams import until_answered
 
 A, B, GUEST = "hospital-a", "hospital-b", "guest"
 
@@ -92,6 +93,8 @@ def van(pki: TestPki) -> Iterator[Van]:
 
 @pytest.fixture
 async def calls(van: Van) -> AsyncIterator[grpc.aio.Channel]:
-    """A channel of chat's to the egress."""
+    """A channel of chat's to the egress, while both sites answer."""
     async with van.public.calls() as channel:
+        for site in (van.a, van.b):
+            await until_answered(channel, van.pki, site.model_key)
         yield channel

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from redoma.provisioner.v1 import link_grant_pb2, network_pb2, network_pb2_grpc, operation_pb2_grpc
 from redoma_cli.local.toml import Table, render_toml
@@ -238,6 +239,17 @@ class PrivateSite:
         """Kills all it has."""
         for process in self.processes.values():
             process.kill()
+
+    def model_serves(self) -> bool:
+        """Tells whether its model has loaded its weights, as a neighbour would ask it."""
+        tls = self.public.pki.tls("public", "supervisor")
+        name = [("grpc.ssl_target_name_override", f"model.{self.name}.redoma")]
+        with grpc.secure_channel(f"unix:{self.folder}/model.sock", channel_credentials(tls), options=name) as channel:
+            try:
+                answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=1)
+            except grpc.RpcError:
+                return False
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
     def forget(self) -> None:
         """Removes all it keeps."""

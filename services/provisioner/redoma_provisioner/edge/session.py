@@ -126,7 +126,9 @@ class Session(ABC):
         return self._is_settled(LISTENER, served) and (accepted or not batch.changed & subscription.held.keys())
 
     def _may_remove(self, subscription: Subscription, batch: Batch, served: Served) -> bool:
-        if not all(self._is_settled(type_url, served) for type_url in TYPES):
+        # Who comes back asks for one type after the other; what it has of the last ones may name what is gone.
+        asked = LISTENER in self.subscriptions and (ROUTES in self.subscriptions or not served.snapshot.of(ROUTES))
+        if not asked or not all(self._is_settled(type_url, served) for type_url in TYPES):
             return False
         before = (LISTENER, ROUTES, CLUSTER) if subscription.type_url in (ENDPOINTS, SECRET) else (LISTENER, ROUTES)
         return not any(

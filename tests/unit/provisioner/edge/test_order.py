@@ -137,6 +137,18 @@ def test_stream_that_broke_between_a_cluster_and_its_endpoints_leaves_none_waiti
     assert not conversation.envoy.warming
 
 
+def test_who_comes_back_keeps_a_cluster_until_its_routes_were_heard_of(conversation: Conversation) -> None:
+    conversation.served = served({"b": 0}, ["b"])
+    conversation.cut()
+    for _ in range(20):
+        conversation.hear(1)
+        conversation.say(1)
+        conversation.arrive(1)
+        assert conversation.envoy.routed() <= conversation.envoy.held[CLUSTER].keys()
+    conversation.settle()
+    assert conversation.envoy.held[CLUSTER].keys() == {"b"}
+
+
 def test_refused_resource_is_not_sent_again_as_it_is(conversation: Conversation) -> None:
     conversation.served = served({"a": 1}, ["a"])
     conversation.settle(refused=CLUSTER)

@@ -128,7 +128,8 @@ def _route_table(state: EgressState, max_stream_s: float) -> Config:
     routes.append(_route([unnamed], MODELS, bounded))
     for endpoints, longest in ((state.replicas, bounded), (state.provisioners, "0s")):
         for key in sorted(endpoint.routing_key for endpoint in endpoints):
-            routes.append(_route([_exactly(REPLICA_HEADER, key)], replica_cluster(key), longest))
+            # There is nowhere else to try.
+            routes.append(_route([_exactly(REPLICA_HEADER, key)], replica_cluster(key), longest, {"num_retries": 0}))
     # gRPC callers get UNAVAILABLE.
     unknown = {"status": 503, "body": {"inline_string": "nothing of that routing key is reachable"}}
     routes.append({"match": {"prefix": "/"}, "direct_response": unknown})
@@ -146,7 +147,7 @@ def _route_table(state: EgressState, max_stream_s: float) -> Config:
     }
 
 
-def _route(headers: Sequence[Config], cluster: str, longest: str) -> Config:
+def _route(headers: Sequence[Config], cluster: str, longest: str, retries: Config | None = None) -> Config:
     return {
         "match": {"prefix": "/", "headers": list(headers)},
         "route": {
@@ -156,7 +157,7 @@ def _route(headers: Sequence[Config], cluster: str, longest: str) -> Config:
             "timeout": "0s",
             "max_stream_duration": {"max_stream_duration": longest},
             "hash_policy": [{"header": {"header_name": AFFINITY_HEADER}}],
-            "retry_policy": _retries(),
+            "retry_policy": _retries() if retries is None else retries,
         },
     }
 

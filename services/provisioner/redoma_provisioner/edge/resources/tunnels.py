@@ -39,6 +39,8 @@ PROVISIONER = "provisioner"
 NO_CERTIFICATE = "0" * 64
 PING_S = 1
 HANDSHAKE_TIMEOUT_S = 2
+# A tunnel whose link was cut without a word costs a call this long.
+INNER_HANDSHAKE_TIMEOUT_S = 0.5
 _OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
@@ -144,7 +146,7 @@ def _cluster(site: str) -> Config:
     return {
         "name": tunnel_cluster(site),
         # The handshake inside a tunnel.
-        "connect_timeout": f"{HANDSHAKE_TIMEOUT_S}s",
+        "connect_timeout": f"{INNER_HANDSHAKE_TIMEOUT_S}s",
         "per_connection_buffer_limit_bytes": BUFFER_BYTES,
         "lb_policy": "CLUSTER_PROVIDED",
         "cluster_type": {

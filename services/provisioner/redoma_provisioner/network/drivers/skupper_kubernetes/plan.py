@@ -31,6 +31,7 @@ from redoma_provisioner.network.drivers.skupper_kubernetes.ownership import part
 
 Wanted = TypeVar("Wanted")
 LINK_ACCESS = "redoma-link-access"
+LINK_PORTS = {"edge": 45_671, "inter-router": 55_671}
 _SELECTOR = re.compile(
     r"[A-Za-z0-9]([-A-Za-z0-9_./]{0,250}[A-Za-z0-9])?=[-A-Za-z0-9_.]{0,63}"
     r"(,[A-Za-z0-9]([-A-Za-z0-9_./]{0,250}[A-Za-z0-9])?=[-A-Za-z0-9_.]{0,63})*"
@@ -66,8 +67,8 @@ def planned_access(known: Known, access_type: str) -> Plan:
         if known.theirs(ROUTER_ACCESS) or any(one not in (None, "", "none") for one in theirs):
             return Plan()
     spec: dict[str, object] = {
-        # A private site links as edge unless it relays.
-        "roles": [{"name": "edge"}, {"name": "inter-router"}],
+        # A private site links as edge unless it relays. Without its port Skupper makes no Service for a role.
+        "roles": [{"name": role, "port": port} for role, port in LINK_PORTS.items()],
         "tlsCredentials": LINK_ACCESS,
         "generateTlsCredentials": True,
     }
