@@ -1,12 +1,12 @@
 # Redoma's commands. Each installs what it needs first; a second run finds it there.
 
 .DEFAULT_GOAL := help
-.PHONY: help up down test check gen bench soak lock
+.PHONY: help up down test test-cluster check gen bench soak lock
 
 ARGS ?=
 
 help: ## Show this
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 up: ## Install, start both sites on this machine, print the URL, two tenants' keys and a curl line
 	@scripts/install.sh run
@@ -18,6 +18,11 @@ down: ## Stop everything; data and keys are kept
 test: ## Run every test (ARGS="-k name" for some)
 	@scripts/install.sh dev
 	@.venv/bin/python -m pytest tests $(ARGS)
+
+test-cluster: ## Test the network on a real kube-apiserver, built from released Go modules (minutes, the first time)
+	@scripts/install.sh dev
+	@binaries=$$(.venv/bin/python tests/cluster/binaries.py) || exit 1; [ -z "$$binaries" ] || \
+		REDOMA_CLUSTER_BINARIES="$$binaries" .venv/bin/python -m pytest tests/cluster $(ARGS)
 
 check: ## Lint, types, borders between services, protos, generated code
 	@scripts/install.sh gen

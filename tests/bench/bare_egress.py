@@ -1,4 +1,4 @@
-"""An egress that dials a model itself, as one behind a Skupper listener does: the same Envoy without a VAN behind it."""
+"""An egress that dials a model itself, as one behind a Skupper listener does: the same Envoy, and no VAN behind it."""
 
 import os
 import tempfile

@@ -14,4 +14,8 @@ BENCHES = (
     "memory",
     "front_end",
     "authorization",
+    "van",
+    "recovery",
+    "reconciliation",
+    "push",
 )

@@ -24,14 +24,14 @@ TENANT = "acme"
 MOST_ADDED_MS = 1.0
 LEAST_RATE = 0.97
 ABOUT = (
-    "Four ways to one model in one run, in turns: direct, over mutual TLS on the model's socket; through an egress that "
-    "dials that socket, as an egress does behind a Skupper listener; through the site's own egress, its tunnels and "
-    "the gateway, which dials that socket; and through edge and chat as well. A unary call is GetModel of a model "
-    "service around a model that costs nothing, one after the other from one Python client, which takes most of the "
-    "time of a direct one; the ways change places every 50 calls. Token rates are the real model's, 128 tokens a "
-    "stream, prompts included, all streams started at once. Added times are differences of the medians of a round and "
-    "ratios those of two neighbours in a round; the median over all of them counts. All runs on one machine, so the "
-    "network's own latency is not in it."
+    "Four ways to one model in one run, in turns: direct, over mutual TLS on the model's socket; through an egress "
+    "that dials that socket, as an egress does behind a Skupper listener; through the site's own egress, its tunnels "
+    "and the gateway, which dials that socket; and through edge and chat as well. A unary call is GetModel of a "
+    "model service around a model that costs nothing, one after the other from one Python client, whose own time is "
+    "in all of them; the ways change places every 50 calls. Token rates are the real model's, 128 tokens a stream, "
+    "prompts included, all streams started at once. Added times are differences of the medians of a round and ratios "
+    "those of neighbours in a round; the median over all of them counts. All runs on one machine, so a network's own "
+    "latency is not in it."
 )
 
 Rounds = Sequence[Mapping[str, Sequence[float]]]

@@ -51,11 +51,17 @@ def test_expired_key_says_so(site: Site) -> None:
     "command",
     [
         (),
-        *((name,) for name in ("up", "down", "status", "logs", "doctor", "chat", "ask", "tenant", "key", "engine", "van")),
+        *(
+            (name,)
+            for name in ("up", "down", "status", "logs", "doctor", "chat", "ask", "tenant", "key", "engine", "van")
+        ),
         *(("tenant", name) for name in ("create", "list", "get", "disable")),
         *(("key", name) for name in ("create", "list", "revoke")),
         *(("engine", name) for name in ("top", "models", "load", "unload", "alias", "purge", "usage", "adapter")),
-        *(("van", name) for name in ("grant", "grants", "revoke-grant", "join", "status", "sites", "revoke", "proxies")),
+        *(
+            ("van", name)
+            for name in ("grant", "grants", "revoke-grant", "join", "status", "sites", "revoke", "proxies")
+        ),
         *(("van", name) for name in ("rotate", "delete")),
         *(("operation", name) for name in ("list", "get", "watch", "cancel")),
         *(("engine", "adapter", name) for name in ("list", "load", "unload")),

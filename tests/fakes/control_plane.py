@@ -109,7 +109,7 @@ class RealEnvoy:
         options = ["--concurrency", str(self.workers), *TUNNEL_DRAIN, "--disable-hot-restart", "-l", "warning"]
         with (self.folder / "log").open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                *(ENVOY, "-c", "bootstrap.json", *options), cwd=self.folder, stdout=log, stderr=log
+                *(str(ENVOY), "-c", "bootstrap.json", *options), cwd=self.folder, stdout=log, stderr=log
             )
 
     def send(self, number: signal.Signals) -> None:

@@ -73,7 +73,7 @@ def van(pki: TestPki) -> Iterator[Van]:
         for file in (ENVOY, WEIGHTS):
             assert file.exists(), f"{file} is missing; `make test` installs it"
         # Paths of Unix sockets are short.
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rdm-", dir="/tmp")))  # noqa: S108
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rdm-", dir="/tmp")))
         (folder / "p").mkdir()
         public = PublicSite(folder / "p", network, pki)
         sites = {

@@ -1,4 +1,4 @@
-"""A public network, a NAT gateway that lets nobody in, and private networks behind it, as namespaces of this machine."""
+"""A public network, a NAT gateway that lets nobody in, and private networks behind it, as namespaces of a machine."""
 
 import os
 import subprocess
@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).parent
-# Of the range for benchmarks, which nobody routes.
-HOST, PUBLIC_FROM_HOST = "198.18.219.1", "198.18.219.2"
-PUBLIC, OUTSIDE = "198.18.220.1", "198.18.220.2"
+# Of the range for benchmarks, which nobody routes; others for each process, so that several suites can run.
+BLOCK = f"198.18.{os.getpid() % 255}"
+HOST, PUBLIC_FROM_HOST = f"{BLOCK}.1", f"{BLOCK}.2"
+PUBLIC, OUTSIDE = f"{BLOCK}.5", f"{BLOCK}.6"
 PUBLIC_SIDE, HOST_SIDE = "public", "host"
 
 
@@ -76,9 +77,7 @@ class Network:
 
     def run(self, namespace: str, *argv: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Runs a command in a namespace to its end."""
-        return subprocess.run(
-            self.inside(namespace, argv), capture_output=True, text=True, timeout=30, check=check
-        )
+        return subprocess.run(self.inside(namespace, argv), capture_output=True, text=True, timeout=30, check=check)
 
     @property
     def _host_link(self) -> str:
@@ -95,6 +94,7 @@ class Network:
         _ip("addr", "add", f"{HOST}/30", "dev", self._host_link)
         _ip("link", "set", self._host_link, "up")
         self._join(self.public, HOST_SIDE, f"{PUBLIC_FROM_HOST}/30")
+        _ip("route", "add", f"{PUBLIC}/32", "via", PUBLIC_FROM_HOST)
         self._link(self.public, "out", f"{PUBLIC}/30", PUBLIC_SIDE, f"{OUTSIDE}/30")
         for number, site in enumerate(self.sites):
             inner = f"198.19.{number}.2"

@@ -49,6 +49,10 @@ class Process:
             self.process.wait()
             self.process = None
 
+    def check(self) -> None:
+        """Fails with the end of its log if it has ended by itself."""
+        assert self.process is not None and self.process.poll() is None, f"{self.name}: {self.log.read_text()[-2000:]}"
+
     def descriptors(self) -> int:
         """Counts its open files."""
         return len(os.listdir(f"/proc/{self.pid}/fd"))

@@ -97,18 +97,20 @@ class PublicSite:
 
     def start(self) -> None:
         """Starts both, and returns when they serve."""
-        self.egress = envoy(
-            "egress", self.network.public, self.network, self.folder, self.settings, EGRESS_WORKERS
-        )
+        self.egress = envoy("egress", self.network.public, self.network, self.folder, self.settings, EGRESS_WORKERS)
         self.provisioner.start()
         self.egress.start()
-        for port in (PROVISIONER_PORT, EGRESS_PORT):
-            until(lambda port=port: _answers(PUBLIC_FROM_HOST, port), f"port {port} of the public site")
+        until(self._serves, "the public site serves")
 
     def stop(self) -> None:
         """Kills both."""
         self.provisioner.kill()
         self.egress.kill()
+
+    def _serves(self) -> bool:
+        self.provisioner.check()
+        self.egress.check()
+        return all(_answers(PUBLIC_FROM_HOST, port) for port in (PROVISIONER_PORT, EGRESS_PORT))
 
     def administration(self) -> grpc.Channel:
         """Opens a channel to the provisioner as the edge has one."""
@@ -205,9 +207,7 @@ class PrivateSite:
     def identity(self, service: str) -> TlsSettings:
         """Gives the files of a service's identity."""
         folder = self.membership / "current" / service
-        return TlsSettings(
-            ca_file=folder / "ca.crt", cert_file=folder / "tls.crt", key_file=folder / "tls.key"
-        )
+        return TlsSettings(ca_file=folder / "ca.crt", cert_file=folder / "tls.crt", key_file=folder / "tls.key")
 
     def join(self, token: str) -> None:
         """Joins with a token, in its own network."""
@@ -295,5 +295,3 @@ def _answers(host: str, port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(0.5)
         return probe.connect_ex((host, port)) == 0
-
-

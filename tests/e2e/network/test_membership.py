@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
+import pytest
 
 from redoma.provisioner.v1 import network_pb2, operation_pb2, site_pb2
 from redoma_provisioner.network.drivers.embedded.admin import EnvoyAdmin
@@ -102,6 +103,7 @@ async def test_a_revoked_site_is_cut_and_the_other_is_not(van: Van, calls: grpc.
     await until_answered(calls, van.pki, van.b.model_key)
 
 
+@pytest.mark.timeout(600)
 async def test_ten_joins_and_leaves_leave_nothing(van: Van, calls: grpc.aio.Channel) -> None:
     """A site that came and went left no process, no tunnel, no open file, no row and no resource."""
     guest = van.sites[GUEST]
@@ -129,22 +131,20 @@ async def _settles(van: Van, before: tuple[object, ...]) -> None:
 
 async def _traces(van: Van) -> tuple[object, ...]:
     """Gives what a leak would show in."""
-    counts = await tunnels(van).by_site() or {}
+    admin = EnvoyAdmin(van.public.egress_admin)
     with sqlite3.connect(van.public.database) as database:
-        rows = {
-            table: database.execute(f"SELECT count(*) FROM {table} WHERE site_id = '{GUEST}'").fetchone()[0]  # noqa: S608
-            for table in ("connectors",)
-        }
         sites = database.execute("SELECT id FROM sites ORDER BY id").fetchall()
-    listeners = await EnvoyAdmin(van.public.egress_admin).stats(r"^listener_manager\.total_listeners_active$")
-    clusters = await EnvoyAdmin(van.public.egress_admin).stats(r"^cluster_manager\.active_clusters$")
+        connectors = database.execute("SELECT routing_key FROM connectors ORDER BY routing_key").fetchall()
+    connections = ["ss", "-H", "-t", "state", "established"]
     return (
-        sorted(counts),
-        rows,
         sites,
-        tuple(listeners.values()),
-        tuple(clusters.values()),
-        van.network.run(van.network.site(GUEST), "sh", "-c", "ss -H -t -a | wc -l").stdout,
+        connectors,
+        dict(await admin.stats(r"^listener_manager\.total_listeners_active$|^cluster_manager\.active_clusters$")),
+        await tunnels(van).by_site(),
+        van.network.run(van.network.site(GUEST), *connections).stdout,
+        van.public.egress.descriptors(),
+        van.public.provisioner.descriptors(),
+        sorted(file.name for file in van.public.folder.iterdir() if "-" not in file.suffix),
     )
 
 

@@ -6,29 +6,26 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
-from redoma.provisioner.v1 import network_pb2
 from redoma_kit.settings import TlsSettings
 from redoma_provisioner.edge.bootstrap import TUNNEL_DRAIN
 from redoma_provisioner.edge.resources.gateway import gateway_snapshot
 from redoma_provisioner.edge.snapshot import CLUSTER, LISTENER, ROUTES, SECRET
 from redoma_provisioner.edge.state import GatewayState
 from redoma_provisioner.network.drivers.embedded.admin import EnvoyAdmin
-from redoma_provisioner.network.drivers.embedded.link_probe import LinkProbe
 from redoma_provisioner.network.drivers.embedded.tunnel_count import EgressTunnels, GatewayTunnels
 from redoma_provisioner.settings import ProxySettings
 from tests.e2e.network.conftest import GUEST, Van
 from tests.e2e.network.namespaces import PUBLIC
-from tests.e2e.network.processes import Process, until
+from tests.e2e.network.processes import Process
 from tests.e2e.network.sites import ENVOY, VAN_PORT
-from tests.e2e.network.streams import ask, close_streams, open_streams
+from tests.e2e.network.streams import ask
 from tests.fakes.trust_parties import identity_files, make_authority
 
 ADDRESS = f"{PUBLIC}:{VAN_PORT}"
@@ -51,9 +48,7 @@ def static(value: Any, routes: Mapping[str, Any]) -> Any:
 
 
 @contextmanager
-def rogue(
-    van: Van, folder: Path, files: ProxySettings, site: str, node: str = ""
-) -> Iterator[GatewayTunnels]:
+def rogue(van: Van, folder: Path, files: ProxySettings, site: str, node: str = "") -> Iterator[GatewayTunnels]:
     """Runs a gateway that says it is `site`, and in the tunnel itself that it is `node`, with any identity."""
     snapshot = gateway_snapshot(files, GatewayState(site, ADDRESS), 60.0)
     routes = snapshot.of(ROUTES)

@@ -29,15 +29,15 @@ from redoma.chat.v1 import (
     openai_pb2_grpc,
 )
 from redoma.model.v1 import engine_pb2, engine_pb2_grpc
-from redoma_cli.local.edge import EdgeSettings, render_edge_config
 from redoma_cli.local.home import Home, find_checkout
 from redoma_cli.local.pki import DevelopmentAuthority
 from redoma_cli.local.ports import LOOPBACK, choose_ports
 from redoma_cli.local.probe import Answer, EnvoyAdmin, EnvoyProbe
 from redoma_cli.local.process import RunningProcess
 from redoma_cli.local.stop import ADMIN_SOCKET
-from redoma_cli.local.upstreams import ENGINE_HEALTH_SERVICE, MODEL_HEALTH_SERVICE
+from redoma_provisioner.edge.resources.edge import MODEL_HEALTH_SERVICE
 from tests.conftest import SITES
+from tests.fakes.static_edge import static_edge
 
 GENEROUS_S = 60.0
 EMBEDDING_PIECES, EMBEDDING_PIECE_BYTES = 320, 65_536
@@ -238,7 +238,7 @@ def serve(
     conversation_pb2_grpc.add_ConversationServiceServicer_to_server(stand_ins, server)
     message_pb2_grpc.add_ChatServiceServicer_to_server(stand_ins, server)
     external_auth_pb2_grpc.add_AuthorizationServicer_to_server(stand_ins, server)
-    if name == "model":
+    if name == "egress":
         engine_pb2_grpc.add_EngineServiceServicer_to_server(stand_ins, server)
     health_pb2_grpc.add_HealthServicer_to_server(healths, server)
     credentials = grpc.ssl_server_credentials(
@@ -252,24 +252,14 @@ def serve(
 @pytest.fixture
 def edge(home: Home, authority: DevelopmentAuthority) -> Iterator[Edge]:
     """A serving edge."""
-    ports = choose_ports(["edge", "chat", "tenant", "model"], home.run / "ports.json", lambda name: False)
-    settings = EdgeSettings(
-        port=ports["edge"],
-        admin_socket=ADMIN_SOCKET,
-        chat_port=ports["chat"],
-        tenant_port=ports["tenant"],
-        model_port=ports["model"],
-        identity=authority.identity("edge"),
-        max_stream_s=600,
-    )
+    ports = choose_ports(["edge", "chat", "tenant", "egress"], home.run / "ports.json", lambda name: False)
     config = home.config / "envoy.json"
-    config.write_bytes(render_edge_config(settings))
+    config.write_text(json.dumps(static_edge(ports["edge"], ports, authority.identity("edge"), ADMIN_SOCKET)))
     stand_ins, healths = StandIns(), health.HealthServicer()  # type: ignore[abstract]
     healths.set(MODEL_HEALTH_SERVICE, health_pb2.HealthCheckResponse.SERVING)
-    healths.set(ENGINE_HEALTH_SERVICE, health_pb2.HealthCheckResponse.SERVING)
     chat = serve(stand_ins, healths, ports["chat"], authority, "chat")
     tenant = serve(stand_ins, healths, ports["tenant"], authority, "tenant")
-    model = serve(stand_ins, healths, ports["model"], authority, "model")
+    egress = serve(stand_ins, healths, ports["egress"], authority, "egress")
     argv = [envoy_binary(), "-c", str(config), "--concurrency", "1", "--disable-hot-restart", "-l", "warning"]
     log = home.log / "edge.log"
     envoy = RunningProcess.start(argv, {}, home.run, log)
@@ -285,7 +275,7 @@ def edge(home: Home, authority: DevelopmentAuthority) -> Iterator[Edge]:
         envoy.ended(GENEROUS_S)
         chat.stop(None)
         tenant.stop(None)
-        model.stop(None)
+        egress.stop(None)
 
 
 def await_answer(process: RunningProcess, probe: EnvoyProbe, log: Path) -> None:

@@ -109,9 +109,10 @@ def test_occupied_port_is_found(network: Network, tmp_path: Path, variable: str,
 def test_clock_that_is_behind_the_certificates_is_found(network: Network, signed: DevelopmentAuthority) -> None:
     write_membership(network.home)
     write_state(network.home, "LINKED")
-    assert clock(network.home, Sites.BOTH, NOW).health is Health.GOOD
+    now = datetime.now(UTC)
+    assert clock(network.home, Sites.BOTH, now).health is Health.GOOD
     for sites in (Sites.BOTH, Sites.PUBLIC, Sites.PRIVATE):
-        behind = clock(network.home, sites, NOW - timedelta(days=3))
+        behind = clock(network.home, sites, now - timedelta(days=3))
         assert behind.health is Health.BAD
         assert "timedatectl" in behind.mend
 

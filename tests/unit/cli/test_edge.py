@@ -16,17 +16,20 @@ from grpc_health.v1 import health_pb2
 
 from redoma.chat.v1 import conversation_pb2, conversation_pb2_grpc, message_pb2, message_pb2_grpc, openai_pb2
 from redoma.model.v1 import engine_pb2, engine_pb2_grpc, model_pb2
+from redoma.provisioner.v1 import edge_pb2, network_pb2, operation_pb2
 from redoma.tenant.v1 import api_key_pb2, audit_pb2, privacy_pb2, quota_pb2, tenant_pb2, usage_pb2, user_pb2
-from redoma_cli.local.api import edge_methods
-from redoma_cli.local.edge import MAX_REQUEST_BYTES, EdgeSettings, edge_config, render_edge_config
 from redoma_cli.local.pki import DevelopmentAuthority
-from redoma_cli.local.upstreams import MODEL_HEALTH_SERVICE
+from redoma_provisioner.edge.resources.api import edge_methods
+from redoma_provisioner.edge.resources.edge import MODEL_HEALTH_SERVICE
+from redoma_provisioner.edge.resources.edge_filters import MAX_REQUEST_BYTES
+from tests.fakes.static_edge import static_edge
 from tests.unit.cli.edge_site import EMBEDDING_PIECE_BYTES, EMBEDDING_PIECES, GENEROUS_S, USED_UP, Edge, envoy_binary
 
 # MeterService, ContentService and ModelService are between services only.
 PUBLIC_FILES = (
     *(conversation_pb2, message_pb2, openai_pb2, engine_pb2, tenant_pb2, user_pb2),
     *(api_key_pb2, quota_pb2, usage_pb2, audit_pb2, privacy_pb2),
+    *(network_pb2, operation_pb2, edge_pb2),
 )
 GOOD = {"authorization": "Bearer good"}
 JSON = {"content-type": "application/json"}
@@ -62,7 +65,9 @@ def test_allowlist_is_exactly_the_public_methods() -> None:
         for file in PUBLIC_FILES
         for service in file.DESCRIPTOR.services_by_name.values()
         for method in service.methods
-    } - {f"/redoma.tenant.v1.TenantService/{name}" for name in ("GetContentChecks", "ListContentPolicies")}
+    }
+    expected -= {f"/redoma.tenant.v1.TenantService/{name}" for name in ("GetContentChecks", "ListContentPolicies")}
+    expected -= {f"/redoma.provisioner.v1.NetworkService/{name}" for name in ("RedeemLinkGrant", "WatchReplicas")}
     assert {method.path for method in edge_methods()} == expected
     rest = {(rule.verb, rule.template) for method in edge_methods() for rule in method.rest}
     assert rest == {
@@ -76,19 +81,10 @@ def test_allowlist_is_exactly_the_public_methods() -> None:
 
 @pytest.mark.parametrize("reflection", [False, True])
 def test_envoy_accepts_the_configuration(authority: DevelopmentAuthority, tmp_path: Path, reflection: bool) -> None:
-    settings = EdgeSettings(
-        port=1,
-        admin_socket="admin.sock",
-        chat_port=2,
-        tenant_port=3,
-        model_port=4,
-        identity=authority.identity("edge"),
-        max_stream_s=1.5,
-        origins=("https://chat.example.com",),
-        reflection=reflection,
-    )
+    origins = ("https://chat.example.com",)
+    config = static_edge(1, {}, authority.identity("edge"), "admin.sock", 1.5, origins=origins, reflection=reflection)
     file = tmp_path / "envoy.json"
-    file.write_bytes(render_edge_config(settings))
+    file.write_text(json.dumps(config))
     done = subprocess.run(
         [envoy_binary(), "--mode", "validate", "-c", str(file)],
         cwd=tmp_path,
@@ -97,7 +93,7 @@ def test_envoy_accepts_the_configuration(authority: DevelopmentAuthority, tmp_pa
         timeout=GENEROUS_S,
     )
     assert done.returncode == 0, done.stderr
-    assert ("grpc.reflection" in json.dumps(edge_config(settings))) is reflection
+    assert ("grpc.reflection" in json.dumps(config)) is reflection
 
 
 def test_health_needs_no_key_and_readiness_follows_each_service(edge: Edge) -> None:

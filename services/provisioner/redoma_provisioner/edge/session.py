@@ -120,10 +120,18 @@ class Session(ABC):
             return False
         if subscription.type_url == LISTENER:
             return True
-        clusters = self.subscriptions.get(CLUSTER)
-        accepted = clusters is None or not (clusters.unanswered or clusters.refusal)
         # Routes that it has none of yet can do no harm.
-        return self._is_settled(LISTENER, served) and (accepted or not batch.changed & subscription.held.keys())
+        in_use = batch.changed & subscription.held.keys()
+        return self._is_settled(LISTENER, served) and (not in_use or self._are_clusters_ready(served))
+
+    def _are_clusters_ready(self, served: Served) -> bool:
+        """Says whether the clusters were accepted, or can't be: one that is gone may wait for endpoints for ever."""
+        clusters = self.subscriptions.get(CLUSTER)
+        if clusters is None:
+            return True
+        awaited = {name for sent in clusters.unanswered for name in sent.changed}
+        is_any_gone = not awaited <= clusters.wanted(served).keys()
+        return not clusters.refusal and (not clusters.unanswered or is_any_gone)
 
     def _may_remove(self, subscription: Subscription, batch: Batch, served: Served) -> bool:
         # Who comes back asks for one type after the other; what it has of the last ones may name what is gone.
@@ -144,7 +152,7 @@ class Session(ABC):
 
     def _respond(self, subscription: Subscription, batch: Batch, served: Served) -> Response:
         self._nonce += 1
-        subscription.note_sent(self._nonce, served, batch.resources, batch.removed)
+        subscription.note_sent(self._nonce, served, batch.resources, batch.changed, batch.removed)
         endpoints = self.subscriptions.get(ENDPOINTS)
         if subscription.type_url == CLUSTER and endpoints is not None:
             # An Envoy that is sent a cluster uses it when it has its endpoints once more.

@@ -24,12 +24,14 @@ class Sent:
         snapshot: The version of the snapshot it was made of.
         type_version: That of all resources of the type in it.
         versions: What it said, by name; empty is that there is none.
+        changed: The names that the Envoy did not have so.
     """
 
     nonce: int
     snapshot: str
     type_version: str
     versions: Mapping[str, str]
+    changed: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +119,15 @@ class Subscription:
         )
         return Difference(changed, missing, gone)
 
-    def note_sent(self, nonce: int, served: Served, resources: Mapping[str, Encoded], removed: Collection[str]) -> None:
-        """Takes note of a response."""
+    def note_sent(
+        self,
+        nonce: int,
+        served: Served,
+        resources: Mapping[str, Encoded],
+        changed: frozenset[str],
+        removed: Collection[str],
+    ) -> None:
+        """Takes note of a response: all in it, what of that is other than before, and what there is none of."""
         self.held.update(resources)
         self.uncertain.difference_update(resources, removed)
         for name in removed:
@@ -129,7 +138,7 @@ class Subscription:
         versions = {name: encoded.version for name, encoded in resources.items()}
         versions.update(dict.fromkeys(removed, ABSENT.version))
         type_version = served.type_versions.get(self.type_url, "")
-        self.unanswered.append(Sent(nonce, served.snapshot.version, type_version, versions))
+        self.unanswered.append(Sent(nonce, served.snapshot.version, type_version, versions, changed))
         self.begun = True
         self.sent_version = served.snapshot.version
 

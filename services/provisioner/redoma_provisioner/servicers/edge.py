@@ -1,6 +1,7 @@
 """EdgeService on the wire: what the Envoys of this site have, and why."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from redoma_kit.interceptors.pipeline import Context
 
 COLLECTION = "proxies/"
-MAX_VERSION_CHARACTERS = 32
+VERSION = re.compile(r"[0-9a-f]{0,32}")
 _INLINE = ("inline_string", "inline_bytes")
 
 
@@ -38,7 +39,7 @@ class EdgeServicer(edge_pb2_grpc.EdgeServiceServicer):
     ) -> edge_pb2.GetSnapshotResponse:
         """Gets what an Envoy is served, or was."""
         proxy = self._named(request.proxy)
-        if len(request.version) > MAX_VERSION_CHARACTERS or not request.version.isascii():
+        if not VERSION.fullmatch(request.version):
             raise InvalidField("version", "is none; ListSnapshots has those that are kept.")
         record, served = proxy.record, proxy.served
         if record is not None and served is not None and request.version in ("", record.version):

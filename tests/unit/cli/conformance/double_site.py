@@ -24,21 +24,21 @@ from redoma.tenant.v1 import (
     usage_pb2_grpc,
     user_pb2_grpc,
 )
-from redoma_cli.local.edge import EdgeSettings, render_edge_config
 from redoma_cli.local.home import Home
 from redoma_cli.local.pki import DevelopmentAuthority
 from redoma_cli.local.ports import LOOPBACK, choose_ports
 from redoma_cli.local.probe import EnvoyAdmin, EnvoyProbe
 from redoma_cli.local.process import RunningProcess
 from redoma_cli.local.stop import ADMIN_SOCKET
-from redoma_cli.local.upstreams import ENGINE_HEALTH_SERVICE, MODEL_HEALTH_SERVICE
+from redoma_provisioner.edge.resources.edge import MODEL_HEALTH_SERVICE
 from tests.conftest import SITES
+from tests.fakes.static_edge import static_edge
 from tests.unit.cli.conformance import chatting, tenancy
 from tests.unit.cli.conformance.gate import Gate
 from tests.unit.cli.conformance.world import World
 from tests.unit.cli.edge_site import await_answer, envoy_binary
 
-NAMES = ("chat", "tenant", "model")
+NAMES = ("chat", "tenant", "egress")
 GENEROUS_S = 60.0
 
 
@@ -64,8 +64,7 @@ class DoubleSite:
 async def register(server: grpc.aio.Server, world: World) -> list[tenancy.Servicer | Gate]:
     """Gives a server all services; the edge asks each for its own alone."""
     health_servicer = health.aio.HealthServicer()
-    for name in (MODEL_HEALTH_SERVICE, ENGINE_HEALTH_SERVICE):
-        await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
+    await health_servicer.set(MODEL_HEALTH_SERVICE, health_pb2.HealthCheckResponse.SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     holders: list[tenancy.Servicer | Gate] = []
     pairs: tuple[tuple[type, Callable[..., None]], ...] = (
@@ -133,17 +132,9 @@ def running_double(folder: Path, alter: Callable[[bytes], bytes] = bytes) -> Ite
     authority = DevelopmentAuthority(home.pki, services=SITES)
     authority.ensure()
     ports = choose_ports(["edge", *NAMES], home.run / "ports.json", lambda name: False)
-    settings = EdgeSettings(
-        port=ports["edge"],
-        admin_socket=ADMIN_SOCKET,
-        chat_port=ports["chat"],
-        tenant_port=ports["tenant"],
-        model_port=ports["model"],
-        identity=authority.identity("edge"),
-        max_stream_s=600,
-    )
+    rendered = json.dumps(static_edge(ports["edge"], ports, authority.identity("edge"), ADMIN_SOCKET)).encode()
     config = home.config / "envoy.json"
-    config.write_bytes(alter(render_edge_config(settings)))
+    config.write_bytes(alter(rendered))
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()

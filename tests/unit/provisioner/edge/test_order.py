@@ -46,6 +46,16 @@ def test_new_cluster_is_warm_before_routes_name_it(conversation: Conversation) -
     assert types_of(conversation.say()) == [ROUTES]
 
 
+def test_cluster_that_is_gone_before_it_is_warm_holds_nothing_up(conversation: Conversation) -> None:
+    conversation.served = served({"a": 1, "b": 0}, ["a"])
+    conversation.say(1)
+    conversation.arrive()
+    assert conversation.envoy.warming == {"a", "b"}
+    conversation.served = served({"c": 0}, ["c"])
+    conversation.settle()
+    assert conversation.envoy.held[CLUSTER].keys() == {"c"} == conversation.envoy.routed()
+
+
 def test_former_cluster_goes_when_the_routes_without_it_are_accepted(conversation: Conversation) -> None:
     conversation.served = served({"b": 0}, ["b"])
     order: list[tuple[str, bool]] = []
@@ -137,7 +147,10 @@ def test_stream_that_broke_between_a_cluster_and_its_endpoints_leaves_none_waiti
     assert not conversation.envoy.warming
 
 
-def test_who_comes_back_keeps_a_cluster_until_its_routes_were_heard_of(conversation: Conversation) -> None:
+def test_who_comes_back_keeps_a_cluster_until_its_routes_were_heard_of() -> None:
+    # In the other protocol an Envoy does not say what it has.
+    conversation = Conversation(incremental=True, first=served({"a": 0}, ["a"]))
+    conversation.settle()
     conversation.served = served({"b": 0}, ["b"])
     conversation.cut()
     for _ in range(20):

@@ -33,6 +33,7 @@ class Streams(RuleBasedStateMachine):
         self.talk = Conversation(self.incremental, served_of(first))
         self.talk.settle()
         self.refused = False
+        self.again = 0
 
     @rule(new=RESOURCES)
     def publish(self, new: Resources) -> None:
@@ -62,7 +63,8 @@ class Streams(RuleBasedStateMachine):
 
     @rule()
     def cut(self) -> None:
-        """Breaks the stream."""
+        """Breaks the stream. In the state of the world an Envoy does not say what it has when it comes back."""
+        self.refused = self.refused or not self.incremental
         self.talk.cut()
 
     @rule()
@@ -80,9 +82,9 @@ class Streams(RuleBasedStateMachine):
         """After all, the Envoy has exactly what it should."""
         self.talk.settle()
         # What was refused comes again as soon as anything of its type changes.
-        again = served_of(new).snapshot.version
+        self.again += 1
         changed = {
-            type_url: {name: {**config, "again": again} for name, config in named.items()}
+            type_url: {name: {**config, "again": self.again} for name, config in named.items()}
             for type_url, named in new.items()
         }
         self.talk.served = served_of(changed)
@@ -94,8 +96,8 @@ class Streams(RuleBasedStateMachine):
         assert self.talk.envoy.held == wanted
         assert not self.talk.envoy.warming
         assert self.talk.say() == []
-        for subscription in self.talk.session.subscriptions.values():
-            assert subscription.accepted_version == snapshot.version
+        for type_url, subscription in self.talk.session.subscriptions.items():
+            assert subscription.accepted_version == snapshot.version or not wanted[type_url]
             assert not subscription.unanswered
         self.refused = False
 

@@ -69,7 +69,7 @@ ATTEMPTS = 5
 READY_S = 30.0
 POLL_S = 0.25
 # Skupper tries a token again by itself after five minutes; a change of the token has it try at once.
-TRY_AGAIN_S = 10.0
+TRY_AGAIN_S = 5.0
 # Skupper redeems a token in about a second.
 REDEEM_S = 10.0
 MOST_PROBES = 16
@@ -212,11 +212,21 @@ class SkupperKubernetesDriver:
         owner, refusals = await self._writing.owner(), list(plan.refusals)
         for resource in plan.resources:
             try:
+                if resource.kind == ACCESS_TOKEN.name and resource.name not in known.all(ACCESS_TOKEN):
+                    await self._site_is_taken_up()
                 await self._writing.make(resource, known, owner)
             except DriverRefused as refusal:
                 refusals.append(str(refusal))
         await self._adopt(plan, known, owner)
         return tuple(refusals)
+
+    async def _site_is_taken_up(self) -> None:
+        """Waits a while for the Site: Skupper passes over a token that comes before it, and looks again much later."""
+        deadline = self._monotonic() + REDEEM_S
+        while self._monotonic() < deadline:
+            if (await self._look((SITE,))).active_site_name is not None:
+                return
+            await asyncio.sleep(POLL_S)
 
     async def _adopt(self, plan: Plan, known: Known, owner: Owner) -> None:
         """Marks what Skupper made of tokens; of a token that is new it is waited a while for."""

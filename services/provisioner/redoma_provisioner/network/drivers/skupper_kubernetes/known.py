@@ -41,6 +41,12 @@ class Known:
         return next(iter(configured or sites), None)
 
     @property
+    def active_site_name(self) -> str | None:
+        """The name of the Site that Skupper has taken up; None: none yet."""
+        active = self.active_site
+        return name_of(active) if active is not None and told(active, "Configured").holds is True else None
+
+    @property
     def uses_their_site(self) -> bool:
         """Whether the Site that counts is another's."""
         active = self.active_site
