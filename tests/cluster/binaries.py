@@ -66,6 +66,8 @@ def find_go(tools: Path) -> Path:
     done = subprocess.run(
         [*pip, "--quiet", "--require-hashes", "-r", str(REQUIREMENTS)], capture_output=True, text=True
     )
+    if "HASHES" in done.stderr:
+        raise SystemExit(f"error: Go is not what {REQUIREMENTS.name} pins: {' '.join(done.stderr.split())[:600]}")
     if done.returncode or not installed.exists() or _version(str(installed)) < OLDEST_GO:
         why = (done.stderr.strip().splitlines() or ["the package holds none"])[-1]
         raise Skipped(f"there is no Go of {wanted} or newer, and it could not be installed ({why})")
@@ -104,10 +106,10 @@ def check_reachable(go: Path, environment: Mapping[str, str]) -> None:
         raise Skipped(f"no Go module proxy answers within {PROBE_S:.0f} s") from None
     if done.returncode == 0:
         return
-    why = (done.stderr.strip().splitlines() or ["no word of why"])[-1]
-    if UNREACHABLE.search(done.stderr):
+    why = " ".join(done.stderr.split()) or "without a word"
+    if UNREACHABLE.search(why):
         raise Skipped(f"no Go module proxy answers ({why[-160:]})")
-    raise SystemExit(f"error: {SMALL_MODULE} can't be fetched: {why}")
+    raise SystemExit(f"error: {SMALL_MODULE} is not what is pinned: {why[:600]}")
 
 
 def build(go: Path, folder: Path, caches: Path, jobs: int) -> None:

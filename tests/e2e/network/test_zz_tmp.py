@@ -6,7 +6,7 @@ import pytest
 @pytest.mark.timeout(400)
 async def test_x(van, calls):
     adm=EgressTunnels(EnvoyAdmin(van.public.egress_admin)); gad=EnvoyAdmin(van.a.folder/"gateway-admin.sock")
-    for cut in (8,8,12,20,8,8,15):
+    for cut in (8,8.3,15,17.7,8.5,20,15.2,2.2,4,5.5):
         van.network.cut(); await asyncio.sleep(cut); van.network.restore(); t=time.monotonic(); log=[]; prev=None; first=None
         while time.monotonic()-t<6 and not first:
             a=await ask(calls,van.pki,van.a.model_key,1.0)

@@ -10,13 +10,15 @@ from redoma_kit.errors import failure_from_status
 from redoma_provisioner.errors import SiteUnreachable, StateConflict
 from redoma_provisioner.network.standings import Report
 from redoma_provisioner.servicers.connectors import connectors_in
-from redoma_provisioner.servicers.network_forms import conditions_in, time_in
+from redoma_provisioner.servicers.network_forms import LONGEST_SENTENCE, LONGEST_WORD, conditions_in, shown, time_in
+from redoma_provisioner.trust.connectors import MAX_CONNECTORS
 from redoma_provisioner.trust.csr import CertificateRequest
 from redoma_provisioner.trust.record import IssuedCertificate
 
 REPLICA_KEY = "redoma-replica"
 CALL_WAIT_S = 20.0
-LONGEST_VERSION = 64
+# More bundles than a public site ever signs, and what every database keeps.
+MAX_SEQUENCE = 2**31 - 1
 
 
 class SiteRefused(StateConflict):
@@ -85,16 +87,21 @@ def _metadata(site: str) -> tuple[tuple[str, str], ...]:
 
 
 def _report(response: membership_pb2.WatchMembershipResponse) -> Report:
+    """Gives what a site said; raises ValueError where a number or a time is none."""
+    if not 0 <= response.trust_sequence <= MAX_SEQUENCE:
+        raise ValueError("trust_sequence")
+    # One too many are refused as all are.
+    connectors = response.connectors[: MAX_CONNECTORS + 1]
     return Report(
-        connectors=connectors_in(response.connectors),
+        connectors=connectors_in(connectors),
         conditions=conditions_in(response.conditions),
-        connector_conditions={one.routing_key: conditions_in(one.conditions) for one in response.connectors},
+        connector_conditions={one.routing_key: conditions_in(one.conditions) for one in connectors},
         trust_sequence=response.trust_sequence,
         certificate_expire_time=(
             time_in(response.certificate_expire_time) if response.HasField("certificate_expire_time") else None
         ),
         clock=time_in(response.clock),
-        version=response.version[:LONGEST_VERSION],
+        version=shown(response.version, LONGEST_WORD),
     )
 
 
@@ -102,4 +109,5 @@ def _failure(site: str, error: grpc.aio.AioRpcError) -> SiteUnreachable | SiteRe
     failure = failure_from_status(error)
     if failure is None or error.code() is grpc.StatusCode.UNAVAILABLE:
         return SiteUnreachable(site)
-    return SiteRefused(f"The site {site} refused: {failure.message}", {"state": failure.reason})
+    words = shown(failure.message, LONGEST_SENTENCE)
+    return SiteRefused(f"The site {site} refused: {words}", {"state": shown(failure.reason, LONGEST_WORD)})

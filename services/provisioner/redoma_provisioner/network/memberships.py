@@ -24,6 +24,8 @@ RETRY_S = 1.0
 MOST_TRIES_PER_S = 100.0
 # Sites tell of themselves every five seconds. One that is silent for longer is taken for gone.
 SILENCE_S = 12.0
+# One that says something new without end is heard so often; each time the egress may have to be told.
+LEAST_PAUSE_S = 0.5
 # How long the first answer may take, and how many sites are waited for at once.
 FIRST_ANSWER_S = 5.0
 MOST_FIRST_CALLS = 64
@@ -137,6 +139,7 @@ class Memberships:
                 report = await anext(reports)
             while True:
                 await self._hear(site, report)
+                await asyncio.sleep(LEAST_PAUSE_S)
                 async with asyncio.timeout(SILENCE_S):
                     report = await anext(reports)
 
@@ -158,7 +161,7 @@ class Memberships:
             self._log.warning("the database is away", work="memberships", site=site)
             return
         self._exposed[site] = connectors
-        self._changed(f"site {site} exposes {len(connectors)} services")
+        self._changed(_told(site, connectors))
 
     async def _write(self) -> None:
         sightings, self._unwritten = self._unwritten, {}
@@ -167,6 +170,13 @@ class Memberships:
         except StorageUnavailable:
             self._unwritten = sightings | self._unwritten
             raise
+
+
+def _told(site: str, connectors: Sequence[Connector]) -> str:
+    """Tells what a site exposes, and which tenants it takes for itself."""
+    tenants = sorted({connector.tenant for connector in connectors if connector.tenant})
+    alone = f", of these some for {', '.join(tenants)} alone" if tenants else ""
+    return f"site {site} exposes {len(connectors)} services{alone}"
 
 
 def _nobody(cause: str) -> None:

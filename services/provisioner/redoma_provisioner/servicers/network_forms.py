@@ -47,17 +47,23 @@ def condition_messages(conditions: Iterable[Condition]) -> list[condition_pb2.Co
 
 
 def conditions_in(messages: Iterable[condition_pb2.Condition]) -> tuple[Condition, ...]:
-    """Gives conditions that another site sent, cut to what is bearable; since when they hold is left to the reader."""
+    """Gives conditions that another site sent, cut to what can be shown; since when they hold is left to the reader."""
     holds = {status: told for told, status in STATUSES.items()}
     return tuple(
         Condition(
-            message.type[:LONGEST_WORD],
+            shown(message.type, LONGEST_WORD),
             holds.get(message.status),
-            message.reason[:LONGEST_WORD],
-            message.message[:LONGEST_SENTENCE],
+            shown(message.reason, LONGEST_WORD),
+            shown(message.message, LONGEST_SENTENCE),
         )
         for message, _ in zip(messages, range(MOST_CONDITIONS), strict=False)
     )
+
+
+def shown(text: str, most: int) -> str:
+    """Gives what another site said, cut to `most` characters, with a blank for each that does more than be shown: a
+    terminal would obey it."""
+    return "".join(character if character.isprintable() else " " for character in text[:most])
 
 
 def time_in(message: Timestamp) -> datetime:

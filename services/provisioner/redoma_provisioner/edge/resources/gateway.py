@@ -27,6 +27,9 @@ EXPOSED = "exposed"
 # A model ends a stream at the limit with a status that says why; the gateway cuts one that goes on, after the egress.
 STREAM_MARGIN_S = 15
 CONNECT_TIMEOUT_S = 1
+# How long nothing that was sent may be confirmed. A second try to connect is made after one second.
+UNHEARD_MS = 1_500
+_IPPROTO_TCP, _TCP_USER_TIMEOUT = 6, 18
 _OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
@@ -87,6 +90,19 @@ def _egress(state: GatewayState) -> Config:
         "name": EGRESS,
         **fixed_endpoint(EGRESS, state.public_address),
         "connect_timeout": f"{CONNECT_TIMEOUT_S}s",
+        # Envoy's own timeout does not hold for tunnels: without this a dial goes on for as long as the link is cut, ever
+        # more seldom, and is still asleep when the link is back.
+        "upstream_bind_config": {
+            "socket_options": [
+                {
+                    "description": "TCP_USER_TIMEOUT",
+                    "level": _IPPROTO_TCP,
+                    "name": _TCP_USER_TIMEOUT,
+                    "int_value": UNHEARD_MS,
+                    "state": "STATE_PREBIND",
+                }
+            ]
+        },
         # Finds out that a tunnel which nothing uses was cut without a word.
         "upstream_connection_options": {
             "tcp_keepalive": {"keepalive_probes": 2, "keepalive_time": 1, "keepalive_interval": 1}
