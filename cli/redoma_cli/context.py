@@ -9,7 +9,9 @@ from pathlib import Path
 from rich.console import Console
 
 from redoma_cli.client import EdgeClient, choose_edge, choose_key, read_demo
+from redoma_cli.errors import CliError
 from redoma_cli.local.home import Home, find_checkout, find_home
+from redoma_cli.local.options import Sites, read_choice
 
 PIPE_WIDTH = 1000
 
@@ -39,6 +41,12 @@ class CommandContext:
             CliError: There is no key, or the edge's URL is wrong.
         """
         demo = read_demo(self.home)
+        choice = read_choice(self.home)
+        if demo is None and not key and choice is not None and choice.sites is Sites.PRIVATE:
+            raise CliError(
+                "This machine runs the private site alone; keys and the edge are on the public site's machine.",
+                "Do it there, or name both: --edge URL --key KEY.",
+            )
         return EdgeClient(choose_edge(edge, demo, self.environ), choose_key(key, demo, role))
 
 

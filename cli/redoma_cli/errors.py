@@ -67,7 +67,7 @@ VAN_MENDS: Mapping[str, str] = {
     "STATE_CONFLICT": "`redoma van sites` shows each state; a revoked site is let in anew after van delete.",
     "RESOURCE_EXISTS": "It has joined. To let it join anew: redoma van grant --site NAME --rejoin",
     "RESOURCE_NOT_FOUND": "`redoma van sites`, `redoma van grants` and `redoma operation list` show what exists.",
-    "INVALID_FIELD": "Sites are named with a-z, 0-9 and hyphens, such as hospital-a.",
+    "INVALID_FIELD": "Sites are named with a-z, 0-9 and hyphens, such as hospital-a; --ttl is from 1m to 7d.",
     "SCOPE_MISSING": "Use the admin key: --key or REDOMA_API_KEY.",
     "SITE_UNREACHABLE": "`redoma van status` says why; on the site's machine: redoma doctor",
 }

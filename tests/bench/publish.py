@@ -29,9 +29,10 @@ make bench ARGS=--publish           # everything, and write this folder anew
 make soak                           # 30 minutes of mixed load; fails on a leak or a stuck request
 ```
 """
-MINUTES = 60
+MINUTES = 80
 WIDTH = 120
 SOAK = "soak"
+_TITLES = {"van": "VAN"}
 _LABELS = {"memory_gib": "memory, GiB", "llama_cpp_python": "llama-cpp-python"}
 
 
@@ -60,7 +61,7 @@ def _goals(results: Results) -> str:
 
 def _section(name: str, entry: Entry, plots: list[str]) -> str:
     findings = entry.findings
-    title = name.replace("_", " ").capitalize()
+    title = _TITLES.get(name, name.replace("_", " ").capitalize())
     taken = f"Taken {entry.taken_at[:10]} at commit {entry.commit}, {entry.rounds} rounds."
     warning = "\n**A quick run: these figures mean nothing.**\n" if entry.quick else ""
     images = "".join(f"\n![{plot.removesuffix('.svg').replace('_', ' ')}]({plot})\n" for plot in plots)

@@ -3,7 +3,7 @@
 import asyncio
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from redoma_kit.channel import open_channel
 from redoma_provisioner.edge.state import EgressState
 from redoma_provisioner.network.drivers.embedded.egress_calls import GrpcEgressCalls, Reach
 from tests.bench.bare_egress import BareEgress, bare_egress
-from tests.bench.findings import Findings, Plan, Table
+from tests.bench.findings import Findings, Goal, Plan, Table
 from tests.bench.identities import tls_of
 from tests.bench.pushed_replicas import LISTENER, TUNNEL, Live, Replicas, live_model
 from tests.fakes.control_plane import ControlPlane
@@ -23,6 +23,7 @@ PUSHES = 3
 MAX_MESSAGE_BYTES = 1 << 20
 BOUND_S = 120.0
 POLL_S = 0.001
+ENDED = "Envoy ended"
 WHAT_CHANGED, EVERYTHING = "what changed", "everything"
 ABOUT = (
     "A real Envoy with the egress's identity and the provisioner's control plane, which keeps its snapshots in "
@@ -34,6 +35,10 @@ ABOUT = (
     "gateway, so that none is called. Nobody answers at the endpoints of before, which Envoy's health checks keep "
     "trying all the while."
 )
+
+
+class EnvoyEnded(Exception):
+    """The Envoy ended instead of taking what it was pushed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +64,13 @@ class Row:
     """What came of a case: medians.
 
     Attributes:
-        first: The push of all its endpoints.
-        more: The pushes of one more.
+        first: The push of all its endpoints; None if the Envoy ended.
+        more: The pushes of one more; None if the Envoy ended.
     """
 
     case: Case
-    first: Push
-    more: Push
+    first: Push | None
+    more: Push | None
 
 
 async def run(plan: Plan) -> Findings:
@@ -78,14 +83,19 @@ async def run(plan: Plan) -> Findings:
     ]
     first: dict[Case, list[Push]] = {case: [] for case in cases}
     more: dict[Case, list[Push]] = {case: [] for case in cases}
+    ended = 0
     async with live_model() as live:
         for turn in range(plan.rounds):
             for case in cases:
                 plan.tell(f"round {turn + 1} of {plan.rounds}, {case.endpoints:,} by a {case.kind}, {case.told}")
-                pushes = await _measure(plan, case, live)
+                try:
+                    pushes = await _measure(plan, case, live)
+                except EnvoyEnded:
+                    ended += 1
+                    continue
                 first[case].append(pushes[0])
                 more[case] += pushes[1:]
-    return _findings([Row(case, median_push(first[case]), median_push(more[case])) for case in cases])
+    return _findings([Row(case, median_push(first[case]), median_push(more[case])) for case in cases], ended)
 
 
 async def _measure(plan: Plan, case: Case, live: Live) -> list[Push]:
@@ -97,7 +107,7 @@ async def _measure(plan: Plan, case: Case, live: Live) -> list[Push]:
         channel = open_channel(egress.services, tls_of(live.authority, "provisioner"), MAX_MESSAGE_BYTES)
         await stack.enter_async_context(channel)
         calls = GrpcEgressCalls(channel)
-        await _until(lambda: _has_accepted(egress.control), "the Envoy has what it is served first")
+        await _accepted(egress)
         await _reach(calls, replicas.key(0), {Reach.UNKNOWN_TO_EGRESS})
         pushes = []
         for extra in range(plan.pick(PUSHES, 1) + 1):
@@ -107,7 +117,11 @@ async def _measure(plan: Plan, case: Case, live: Live) -> list[Push]:
 
 
 async def _push(egress: BareEgress, state: EgressState, calls: GrpcEgressCalls, key: str) -> Push:
-    """Pushes a state, and calls `key` until it answers if there is one."""
+    """Pushes a state, and calls `key` until it answers if there is one.
+
+    Raises:
+        EnvoyEnded: It did.
+    """
     began = time.perf_counter()
 
     async def timed(what: Awaitable[object]) -> float:
@@ -115,7 +129,7 @@ async def _push(egress: BareEgress, state: EgressState, calls: GrpcEgressCalls, 
         return (time.perf_counter() - began) * 1e3
 
     served_ms = await timed(egress.publisher.publish(state, "the bench"))
-    accepted = timed(_until(lambda: _has_accepted(egress.control), "the Envoy accepts what it is served"))
+    accepted = timed(_accepted(egress))
     if not key:
         return Push(served_ms, await accepted, None)
     accepted_ms, used_ms = await asyncio.gather(accepted, timed(_reach(calls, key, {Reach.ANSWERS})))
@@ -145,16 +159,20 @@ async def _reach(calls: GrpcEgressCalls, key: str, wanted: set[Reach]) -> None:
         await asyncio.sleep(POLL_S)
 
 
-async def _until(holds: Callable[[], bool], what: str) -> None:
+async def _accepted(egress: BareEgress) -> None:
     end = time.monotonic() + BOUND_S
-    while not holds():
+    while not _has_accepted(egress.control):
+        if egress.envoy.process is not None and egress.envoy.process.returncode is not None:
+            raise EnvoyEnded
         if time.monotonic() > end:
-            raise RuntimeError(f"not within {BOUND_S:.0f} s: {what}")
+            raise RuntimeError(f"the Envoy has not accepted what it is served after {BOUND_S:.0f} s")
         await asyncio.sleep(POLL_S)
 
 
-def median_push(pushes: Sequence[Push]) -> Push:
-    """Gives the medians of pushes of one kind."""
+def median_push(pushes: Sequence[Push]) -> Push | None:
+    """Gives the medians of pushes of one kind; None of none."""
+    if not pushes:
+        return None
     used = [push.used_ms for push in pushes if push.used_ms is not None]
     return Push(
         median(push.served_ms for push in pushes),
@@ -163,20 +181,20 @@ def median_push(pushes: Sequence[Push]) -> Push:
     )
 
 
-def _findings(rows: Sequence[Row]) -> Findings:
+def _findings(rows: Sequence[Row], ended: int) -> Findings:
     headings = (
         *("endpoints", "by a", "told", "first push: served, ms", "accepted, ms"),
         *("one more: served, ms", "accepted, ms", "used, ms"),
     )
     table = Table("Pushing endpoints to an Envoy", headings, tuple(map(_cells, rows)))
-    return Findings("push", ABOUT, (table,), (), {"rows": [asdict(row) for row in rows]})
+    goal = Goal("Envoys that ended of what they were pushed", ended, 0, at_least=False)
+    return Findings("push", ABOUT, (table,), (goal,), {"rows": [asdict(row) for row in rows]})
 
 
 def _cells(row: Row) -> tuple[str, ...]:
+    case = (f"{row.case.endpoints:,}", row.case.kind, row.case.told)
+    if row.first is None or row.more is None:
+        return (*case, ENDED, "", "", "", "")
     times = (row.first.served_ms, row.first.accepted_ms, row.more.served_ms, row.more.accepted_ms)
     used = "–" if row.more.used_ms is None else f"{row.more.used_ms:.0f}"
-    return (
-        *(f"{row.case.endpoints:,}", row.case.kind, row.case.told),
-        *(f"{time_ms:.0f}" for time_ms in times),
-        used,
-    )
+    return (*case, *(f"{time_ms:.0f}" for time_ms in times), used)

@@ -11,6 +11,7 @@ import typer
 from rich.markup import escape
 
 from redoma_cli.commands import up
+from redoma_cli.commands.drawing import PRIVATE_PREFIX
 from redoma_cli.commands.logs import follow_logs, known_logs
 from redoma_cli.commands.status import status
 from redoma_cli.context import make_context
@@ -66,6 +67,8 @@ def logs(
     names = known_logs(context.home)
     if not names:
         raise CliError(f"There are no logs in {context.home.log}.", "Start the site with: redoma up")
+    if name not in names and f"{PRIVATE_PREFIX}{name}" in names:
+        name = f"{PRIVATE_PREFIX}{name}"
     if name is not None and name not in names:
         raise CliError(f"There is no log named {name}.", f"Choose among: {', '.join(names)}")
     follow_logs(context.home, [name] if name else names, lines, follow)

@@ -18,10 +18,11 @@ from redoma_cli.commands.options import JsonOption
 from redoma_cli.context import make_context
 from redoma_cli.errors import FAILED, CliError
 from redoma_cli.local.home import Home
-from redoma_cli.local.membership import MembershipState, read_state
-from redoma_cli.local.options import SiteChoice, Sites, read_choice
-from redoma_cli.local.plan import PRIVATE, PRIVATE_PROCESSES, PUBLIC, PUBLIC_PROCESSES, pid_file, site_of
+from redoma_cli.local.membership import MembershipState
+from redoma_cli.local.options import SiteChoice, Sites, planned_processes, read_choice
+from redoma_cli.local.plan import PRIVATE, PUBLIC, pid_file, site_of
 from redoma_cli.local.process import PidFile
+from redoma_cli.local.standing import own_state
 from redoma_cli.local.state import ProcessState, State, read_states
 from redoma_cli.local.supervisor import NAME as SUPERVISOR
 from redoma_cli.local.supervisor import running_supervisor
@@ -73,9 +74,9 @@ def status(as_json: JsonOption = False) -> None:
 def look(home: Home) -> Overview:
     """Looks at the processes, the edge, the network and the private site's files."""
     choice = read_choice(home) or SiteChoice(Sites.BOTH)
-    states = true_states(home, choice.sites)
+    states = true_states(home, choice)
     demo = read_demo(home) if choice.sites.has_public else None
-    membership = read_state(home.private.membership)
+    membership = own_state(home)
     services = [state for name, state in states.items() if name != SUPERVISOR]
     ready = all(state.state is State.READY for state in services)
     if choice.sites.has_public:
@@ -186,12 +187,11 @@ def as_plain(seen: Overview) -> dict[str, object]:
     }
 
 
-def true_states(home: Home, sites: Sites = Sites.BOTH) -> dict[str, ProcessState]:
+def true_states(home: Home, choice: SiteChoice) -> dict[str, ProcessState]:
     """Gives each process's state as the supervisor saw it last, corrected by whether the process exists."""
     known = read_states(home)
-    wanted = (PUBLIC_PROCESSES if sites.has_public else ()) + (PRIVATE_PROCESSES if sites.has_private else ())
     states = {}
-    for name in wanted:
+    for name in planned_processes(choice):
         state = known.get(name) or ProcessState(State.STOPPED, 0, 0, time.time(), 0)
         if state.pid and not state.alive:
             state = ProcessState(State.STOPPED, 0, 0, state.since, state.restarts)

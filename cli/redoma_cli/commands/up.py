@@ -16,6 +16,7 @@ from redoma_cli.commands.options import VanAddressOption
 from redoma_cli.commands.up_progress import UpProgress
 from redoma_cli.context import CommandContext, make_context
 from redoma_cli.errors import CliError
+from redoma_cli.join_token import token_address
 from redoma_cli.local.demo import ensure_demo
 from redoma_cli.local.joining import SiteRaiser
 from redoma_cli.local.membership import read_state
@@ -75,8 +76,17 @@ def up(site: SiteOption = None, join: JoinOption = "", van_address: VanAddressOp
 
 
 def read_token(text: str) -> str:
-    """Gives the join token that was typed, or with `-` the one on standard input, which no list of processes shows."""
-    return sys.stdin.readline().strip() if text == "-" else text.strip()
+    """Gives the join token that was typed, or with `-` the one on standard input, which no list of processes shows.
+
+    Raises:
+        CliError: Nothing is there.
+    """
+    if text != "-":
+        return text.strip()
+    token = sys.stdin.readline().strip()
+    if not token:
+        raise CliError("No token came on standard input.", "Paste one, or pipe it: --join - <token.txt")
+    return token
 
 
 def bring_up(
@@ -92,10 +102,11 @@ def bring_up(
     options = _options(context, site, token, van_address)
     check_disk(context.home)
     sites = options.choice.sites
+    # Kept first: what mends the rest is to do the same again, and then the choice needn't be made again.
+    write_choice(context.home, options.choice)
     if sites.has_public:
         check_port(context.home, edge_port_wanted(options.port))
         check_port(context.home, van_port_wanted(options.van_port, options.van_host))
-    write_choice(context.home, options.choice)
     authority, key = DevelopmentAuthority(context.home.pki), admin_key(read_demo(context.home))
     local = LocalSites(context.home, options, context.environ, authority, key)
     starter = SiteStarter(context.home, options.weights.path if options.weights else None)
@@ -128,6 +139,8 @@ def _options(context: CommandContext, site: Sites | None, token: str, van_addres
             "--join is for a machine that runs the private site alone; with both sites here nothing needs a token.",
             "Say so: redoma up --site private --join TOKEN",
         )
+    if token:
+        token_address(token)
     return read_options(context.environ, context.home, context.checkout, choice)
 
 

@@ -29,6 +29,7 @@ from redoma_cli.commands.van_state import show_state, state_as_json
 from redoma_cli.context import CommandContext, make_context
 from redoma_cli.errors import FAILED, VAN_MENDS, CliError
 from redoma_cli.local.membership import read_state
+from redoma_cli.local.standing import own_state
 from redoma_cli.network import health_of, links_of, private_sites, read_network, site_id
 
 SiteArgument = Annotated[str, typer.Argument(metavar="SITE", help="The site's id; `redoma van sites` shows them.")]
@@ -155,7 +156,7 @@ def _status_of_private(context: CommandContext, watch: bool, as_json: bool) -> N
     told = None
     try:
         while True:
-            state = read_state(directory)
+            state = own_state(context.home)
             if state != told:
                 told = state
                 state_as_json(directory) if as_json else show_state(context.out, state)

@@ -3,7 +3,7 @@
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 from redoma.chat.v1.openai_pb2 import ListModelsRequest
@@ -20,10 +20,11 @@ from redoma_cli.local.options import (
     SiteOptions,
     Sites,
     is_loopback,
+    planned_processes,
     read_choice,
     read_options,
 )
-from redoma_cli.local.plan import PRIVATE_PROCESSES, PROXIES, PUBLIC_PROCESSES, pid_file
+from redoma_cli.local.plan import PROXIES, pid_file
 from redoma_cli.local.process import PidFile, ProcessIdentity
 from redoma_cli.local.state import ProcessState, State, read_states
 from redoma_cli.local.supervisor import running_supervisor
@@ -50,7 +51,7 @@ def examine(context: CommandContext) -> Iterator[Finding]:
     now = datetime.now(UTC)
     yield from certificates(context.home, sites, now)
     yield clock(context.home, sites, now)
-    yield from _processes(context, sites)
+    yield from _processes(context, planned_processes(choice))
     demo = read_demo(context.home)
     if PidFile(pid_file(context.home, "provisioner")).alive() or not sites.has_public:
         yield from link(context.home, sites, demo)
@@ -122,9 +123,8 @@ def _choices(context: CommandContext, options: SiteOptions) -> Iterator[Finding]
         yield Finding("VAN port", Health.BAD, sentence, "redoma up --site public --van-address HOST:PORT")
 
 
-def _processes(context: CommandContext, sites: Sites) -> Iterator[Finding]:
+def _processes(context: CommandContext, wanted: Sequence[str]) -> Iterator[Finding]:
     states = read_states(context.home)
-    wanted = (PUBLIC_PROCESSES if sites.has_public else ()) + (PRIVATE_PROCESSES if sites.has_private else ())
     alive = {name: PidFile(pid_file(context.home, name)).alive() for name in wanted}
     running = {name for name, identity in alive.items() if identity}
     if not running:

@@ -9,11 +9,13 @@ from redoma.provisioner.v1.edge_pb2 import ListProxiesRequest, Proxy
 from redoma.provisioner.v1.network_pb2 import WatchNetworkResponse
 from redoma_cli.client import CALL_TIMEOUT_S, Demo, EdgeClient
 from redoma_cli.errors import CliError
+from redoma_cli.local.driver import Driver
 from redoma_cli.local.finding import Finding, Health
 from redoma_cli.local.home import Home
 from redoma_cli.local.link_probe import LinkAnswer, probe_link
-from redoma_cli.local.membership import MembershipState, read_state
+from redoma_cli.local.membership import MembershipState
 from redoma_cli.local.options import Sites
+from redoma_cli.local.standing import NOT_RUNNING, own_state
 from redoma_cli.network import LinkHealth, find_condition, health_of, health_of_state, links_of, private_sites
 from redoma_cli.network import read_network as read_view
 
@@ -22,7 +24,7 @@ NETWORK_TIMEOUT_S = 5.0
 
 def link(home: Home, sites: Sites, demo: Demo | None) -> Iterator[Finding]:
     """Looks at the links, from the public site where it is here, else from the private one's files."""
-    state = read_state(home.private.membership)
+    state = own_state(home)
     if sites.has_public and demo is not None:
         told = _ask(demo)
         if told is not None:
@@ -85,10 +87,18 @@ def _unlinked(home: Home, state: MembershipState, health: LinkHealth) -> Iterato
     if not site or not address:
         yield Finding("link", Health.BAD, health.sentence or "The private site has not joined.", health.mend)
         return
+    if state.driver not in ("", Driver.EMBEDDED):
+        # Its routers dial, not this site's processes.
+        mend = health.mend or "`redoma van status` and `redoma logs private-provisioner` say more"
+        yield Finding("link", Health.BAD, f"Over {state.driver}: {health.sentence}", mend)
+        return
     try:
         answer, words = probe_link(address, site, home.private.membership)
     except (OSError, ValueError) as error:
         yield Finding("link", Health.BAD, f"The gateway's certificate can't be used: {error}.", _rejoin(site))
+        return
+    if answer is LinkAnswer.TAKEN and state.error is not None and state.error.reason == NOT_RUNNING:
+        yield Finding("link", Health.BAD, health.sentence, health.mend)
         return
     sentence, mend = {
         LinkAnswer.CLOSED: (

@@ -13,7 +13,9 @@ from pathlib import Path
 
 from redoma_cli.client import DEFAULT_PORT
 from redoma_cli.errors import CliError
+from redoma_cli.local.driver import Driver, DriverChoice, check_program, read_driver
 from redoma_cli.local.home import Home, write_private
+from redoma_cli.local.plan import processes_of
 from redoma_cli.local.ports import LOOPBACK
 from redoma_cli.local.weights import Weights, choose_weights
 
@@ -53,10 +55,12 @@ class SiteChoice:
     Attributes:
         sites: Which sites this machine runs.
         van_address: host:port where private sites reach this machine; empty on a machine without the public site.
+        driver: What carries the links.
     """
 
     sites: Sites
     van_address: str = ""
+    driver: DriverChoice = DriverChoice()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +104,10 @@ def read_options(
     """Reads the person's choices.
 
     Raises:
-        CliError: A value is wrong, or the model or Envoy is missing.
+        CliError: A value is wrong, or the model, Envoy, or the driver's own program is missing.
     """
     chosen = choice or SiteChoice(Sites.BOTH)
+    check_program(chosen.driver, environ)
     port = port_from("REDOMA_PORT", environ.get("REDOMA_PORT", ""), DEFAULT_PORT)
     van_port = port_from("REDOMA_VAN_PORT", environ.get("REDOMA_VAN_PORT", ""), DEFAULT_VAN_PORT)
     if port == van_port and chosen.sites.has_public:
@@ -129,6 +134,7 @@ def choose_sites(
     van_address: str,
     van_port: int,
     own_address: Callable[[], str] = lambda: own_address(),
+    driver: DriverChoice = DriverChoice(),
 ) -> SiteChoice:
     """Gives the choice in force: what a person says now, else what was kept, else both sites.
 
@@ -136,21 +142,38 @@ def choose_sites(
         CliError: The choices contradict each other, or the address is none.
     """
     wanted = sites or (kept.sites if kept else Sites.BOTH)
+    _check_driver(wanted, driver)
     if van_address and wanted is not Sites.PUBLIC:
         raise CliError(
             "--van-address is for a machine that runs the public site alone.",
             "Say so: redoma up --site public --van-address HOST:PORT",
         )
     if wanted is not Sites.PUBLIC:
-        return SiteChoice(wanted)
+        return SiteChoice(wanted, driver=driver)
     if van_address:
         check_address(van_address)
-        return SiteChoice(wanted, van_address)
-    if kept is not None and kept.van_address:
+        return SiteChoice(wanted, van_address, driver)
+    # One that was found while the network was down is looked for again.
+    if kept is not None and kept.van_address and not is_loopback(kept.van_address):
         host, _, port = kept.van_address.rpartition(":")
         # An address that was found follows the port; one that was given may be a gateway's, with a port of its own.
-        return SiteChoice(wanted, f"{host}:{van_port}" if host == own_address() else f"{host}:{port}")
-    return SiteChoice(wanted, f"{own_address()}:{van_port}")
+        return SiteChoice(wanted, f"{host}:{van_port}" if host == own_address() else f"{host}:{port}", driver)
+    return SiteChoice(wanted, f"{own_address()}:{van_port}", driver)
+
+
+def _check_driver(sites: Sites, driver: DriverChoice) -> None:
+    if sites is Sites.BOTH and not driver.has_gateway:
+        raise CliError(
+            f"{driver.kind} links two machines, and both sites are to run on this one.",
+            "Say which runs here: redoma up --site public; or: redoma up --site both --driver embedded",
+        )
+    if sites is Sites.PRIVATE and driver.kind is Driver.SKUPPER_KUBERNETES:
+        raise CliError(
+            "A private site that `redoma up` starts listens on this machine's loopback, where no router in a cluster "
+            "reaches it.",
+            f"Use Skupper on this machine: redoma up --site private --driver {Driver.SKUPPER_SYSTEM}; "
+            "docs/operations/skupper.md tells of private sites in a cluster.",
+        )
 
 
 def own_address() -> str:
@@ -176,12 +199,19 @@ def is_loopback(address: str) -> bool:
     return host in ("localhost", "::1", "") or host.startswith("127.")
 
 
+def planned_processes(choice: SiteChoice) -> tuple[str, ...]:
+    """Gives the processes that this machine should run."""
+    sites = choice.sites
+    return processes_of(public=sites.has_public, private=sites.has_private, gateway=choice.driver.has_gateway)
+
+
 def read_choice(home: Home) -> SiteChoice | None:
     """Reads what was chosen before; None where nothing can be read."""
     try:
         content = json.loads((home.config / "sites.json").read_text())
-        return SiteChoice(Sites(content["sites"]), str(content["van_address"]))
-    except (OSError, ValueError, KeyError, TypeError):
+        driver = read_driver(content["driver"]) if "driver" in content else DriverChoice()
+        return SiteChoice(Sites(content["sites"]), str(content["van_address"]), driver)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
@@ -191,7 +221,7 @@ def write_choice(home: Home, choice: SiteChoice) -> None:
     Raises:
         OSError: The file can't be written.
     """
-    content = {"sites": choice.sites.value, "van_address": choice.van_address}
+    content = {"sites": choice.sites.value, "van_address": choice.van_address, "driver": choice.driver.table}
     write_private(home.config / "sites.json", (json.dumps(content) + "\n").encode())
 
 

@@ -12,7 +12,8 @@ from redoma_cli.local.home import Home, write_private
 PUBLIC, PRIVATE = "public", "private"
 PUBLIC_PROCESSES = ("edge", "chat", "tenant", "egress", "provisioner")
 PRIVATE_PROCESSES = ("gateway", "model", "private-provisioner")
-PROXIES = ("edge", "egress", "gateway")
+GATEWAY = "gateway"
+PROXIES = ("edge", "egress", GATEWAY)
 # The order in which both sites are taken down: who calls before who is called.
 STOP_ORDER = PUBLIC_PROCESSES + PRIVATE_PROCESSES
 # The same of a private site alone, where nothing but the model can let running answers finish.
@@ -70,6 +71,12 @@ class ProcessSpec:
 def site_of(process: str) -> str:
     """Gives the site that a process of that name belongs to."""
     return PRIVATE if process in PRIVATE_PROCESSES else PUBLIC
+
+
+def processes_of(*, public: bool, private: bool, gateway: bool) -> tuple[str, ...]:
+    """Gives the processes of the sites that run here; `gateway` says whether the private one's has that Envoy."""
+    own = tuple(name for name in PRIVATE_PROCESSES if gateway or name != GATEWAY)
+    return (PUBLIC_PROCESSES if public else ()) + (own if private else ())
 
 
 def stop_order(running: Collection[str]) -> tuple[str, ...]:

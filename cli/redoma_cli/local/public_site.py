@@ -122,7 +122,9 @@ def _provisioner(home: Home, options: SiteOptions, ports: Mapping[str, int], aut
     edge: Table = {"listen": f"{LOOPBACK}:{options.port}"}
     edge |= {"origins": list(options.origins), "reflection": options.reflection}
     edge |= {name: _upstream(name, ports) for name in ("chat", "tenant", "provisioner", "egress")}
+    driver = options.choice.driver
     return {
+        **({} if driver.has_gateway else {"driver": driver.table}),
         "role": "public",
         "authority": {"cert_file": str(authority.certificate), "key_file": str(authority.key)},
         "join": {"address": options.van_address},

@@ -17,6 +17,9 @@ INHERITED = re.compile(
     r"PATH|HOME|USER|LANG|LC_\w+|TZ|TMPDIR|LD_LIBRARY_PATH|PYTHON\w+|SSL_CERT_\w+|CUDA_\w+|NVIDIA_\w+|HIP_\w+|ROCR_\w+"
     r"|GGML_\w+|LLAMA_\w+|G?OMP_\w+|OTEL_\w+|HTTPS?_PROXY|https?_proxy|NO_PROXY|no_proxy"
 )
+# What programs that a provisioner runs, such as Skupper's, need besides: where sockets, sessions and clusters are.
+TOOLS = re.compile(r"LOGNAME|(XDG|DBUS|CONTAINER|DOCKER|SKUPPER|KUBERNETES)_\w+")
+TOOL_USERS = ("provisioner", "private-provisioner")
 # A person's own settings of a service, by the name of its process.
 SETTINGS_PREFIXES: Mapping[str, str] = {
     "tenant": "REDOMA_TENANT_",
@@ -84,7 +87,7 @@ def service_spec(
     return ProcessSpec(
         name=program.process,
         argv=program.argv,
-        env=inherited_environment(environ) | own,
+        env=inherited_environment(environ) | _tool_environment(program.process, environ) | own,
         probe=probe,
         fingerprint=fingerprint(program.argv, own, read),
         directory=str(program.directory),
@@ -94,6 +97,12 @@ def service_spec(
 def inherited_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """Gives what every process may know of the environment: no credential and no setting of another's."""
     return {name: value for name, value in environ.items() if INHERITED.fullmatch(name)}
+
+
+def _tool_environment(process: str, environ: Mapping[str, str]) -> dict[str, str]:
+    if process not in TOOL_USERS:
+        return {}
+    return {name: value for name, value in environ.items() if TOOLS.fullmatch(name)}
 
 
 def own_settings(process: str, environ: Mapping[str, str]) -> dict[str, str]:

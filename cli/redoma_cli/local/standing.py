@@ -3,6 +3,7 @@
 import enum
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import grpc
 
@@ -11,13 +12,23 @@ from redoma.provisioner.v1.network_pb2 import GetSiteRequest
 from redoma.provisioner.v1.site_pb2 import Site
 from redoma_cli.client import EdgeClient
 from redoma_cli.errors import CliError
-from redoma_cli.local.membership import MembershipState
+from redoma_cli.local.home import Home
+from redoma_cli.local.membership import LINKED, Failure, MembershipState, read_state
+from redoma_cli.local.plan import pid_file
+from redoma_cli.local.process import PidFile
 from redoma_cli.local.up import edge_ready
 
 ASK_TIMEOUT_S = 2.0
 ASK_EVERY_S = 2.0
 # How long the link may take once every process is ready.
 LINK_TIMEOUT_S = 60.0
+# How long the public site may refuse the private one: right after joining it takes a moment to know it.
+REFUSED_TIMEOUT_S = 15.0
+# What the private provisioner calls it where no waiting helps.
+REFUSED = ("CertificateRefused", "NotAdmitted", "WrongAuthority", "WrongServer", "CertificateExpired")
+DIALS_ON = "It goes on dialling, and links as soon as it gets through. `redoma doctor` looks for the cause."
+NOT_RUNNING = "NotRunning"
+OWN_PROVISIONER = "private-provisioner"
 
 
 class Standing(enum.Enum):
@@ -34,6 +45,15 @@ class MembershipForgotten(Exception):
 
 
 Ask = Callable[[str], tuple[Standing, str]]
+
+
+def own_state(home: Home) -> MembershipState:
+    """Gives what the private site of this machine last said of itself, corrected by whether it runs."""
+    state = read_state(home.private.membership)
+    if state.phase not in ("JOINED", LINKED) or PidFile(pid_file(home, OWN_PROVISIONER)).alive() is not None:
+        return state
+    away = Failure(NOT_RUNNING, "The provisioner of this private site does not run.", "Start it with: redoma up")
+    return replace(state, phase="JOINED", linked_since="", error=away)
 
 
 def ask_standing(edge: str, key: str, site: str) -> tuple[Standing, str]:
@@ -120,16 +140,17 @@ class LinkOfPrivate:
         """Looks once.
 
         Raises:
-            CliError: There was no link for LINK_TIMEOUT_S.
+            CliError: There was no link for LINK_TIMEOUT_S, or the site was refused for REFUSED_TIMEOUT_S.
         """
         state = self._read()
         if state.linked:
             return True
         now = self._clock()
         self._since = now if self._since is None else self._since
-        if now - self._since >= LINK_TIMEOUT_S:
+        is_refused = state.error is not None and state.error.reason in REFUSED
+        if now - self._since >= (REFUSED_TIMEOUT_S if is_refused else LINK_TIMEOUT_S):
             if state.error is not None:
-                raise CliError(state.error.message, state.error.mend)
+                raise CliError(state.error.message, state.error.mend or DIALS_ON)
             raise _not_linked("")
         return False
 

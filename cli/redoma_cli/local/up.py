@@ -86,11 +86,12 @@ def check_port(home: Home, wanted: WantedPort) -> None:
         free = next_free_port(wanted.default - 1)
         raise CliError(
             f"Port {wanted.port} is not for ordinary users to listen on.",
-            f"Choose another: {wanted.variable}={free} make up",
+            f"Choose another, then do the same again: export {wanted.variable}={free}",
         )
+    free = next_free_port(wanted.port)
     raise CliError(
         f"Port {wanted.port} is in use by another program{listener_of(wanted.port)}.",
-        f"End it, or choose another port: {wanted.variable}={next_free_port(wanted.port)} make up",
+        f"End it, or choose another port, then do the same again: export {wanted.variable}={free}",
     )
 
 

@@ -28,6 +28,7 @@ from redoma_provisioner.network.driver import DesiredLink, DriverKind
 from redoma_provisioner.network.driving import Driving
 from redoma_provisioner.network.metrics import NetworkMetrics
 from redoma_provisioner.network.private_reconciler import PrivateReconciler, PrivateSite, exposed_connectors
+from redoma_provisioner.network.site_conditions import LINKED
 from redoma_provisioner.policy import DISCOVERY_METHODS, private_policy
 from redoma_provisioner.schema import MIGRATIONS, SCHEMA, SERVICE
 from redoma_provisioner.servicers.discovery import DiscoveryServicer
@@ -37,7 +38,7 @@ from redoma_provisioner.store.snapshots import SqlSnapshotStore
 from redoma_provisioner.trust.keeper import KeptTrust, TrustKeeper
 from redoma_provisioner.trust.membership import Membership, MembershipState
 from redoma_provisioner.trust.membership_files import MembershipFiles
-from redoma_provisioner.trust.standing_file import StandingFile
+from redoma_provisioner.trust.standing_file import JoinError, StandingFile
 
 GATEWAY = "gateway"
 # The name of a site's one link to the public site.
@@ -122,7 +123,11 @@ class PrivateServer:
 
     async def _write_standing(self) -> None:
         await asyncio.to_thread(
-            self._standing_file.update, self._keeper.kept, self.membership.linked_since, self._now()
+            self._standing_file.update,
+            self._keeper.kept,
+            self.membership.linked_since,
+            _link_problem(self.membership.membership),
+            self._now(),
         )
 
     async def serve_until_stopped(self) -> None:
@@ -134,6 +139,14 @@ class PrivateServer:
         await self._reconciler.stop()
         await self._standing.stop()
         await self.database.close()
+
+
+def _link_problem(membership: Membership) -> JoinError | None:
+    """Gives why there is no link, as the driver has it; None where it sees one, or does not say."""
+    for condition in membership.conditions:
+        if condition.type == LINKED and condition.holds is False:
+            return JoinError(condition.reason, condition.message, "")
+    return None
 
 
 def _exposed(settings: ProvisionerSettings, site: str) -> tuple[Connector, ...]:

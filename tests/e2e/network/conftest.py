@@ -54,7 +54,13 @@ class Van:
         """Joins a site, starts it, and returns when it is linked."""
         site.join(self.administrator.token(site.name))
         site.start()
-        until(lambda: self.administrator.is_linked(site.name), f"{site.name} is linked")
+
+        def is_linked() -> bool:
+            for process in site.processes.values():
+                process.check()
+            return self.administrator.is_linked(site.name)
+
+        until(is_linked, f"{site.name} is linked")
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from typing import Any
 
 import grpc
 import structlog
+from cryptography import x509
 from envoy.service.discovery.v3.ads_pb2_grpc import (
     AggregatedDiscoveryServiceStub,
     add_AggregatedDiscoveryServiceServicer_to_server,
@@ -64,7 +65,9 @@ async def until(holds: Callable[[], Any], what: str, bound_s: float = BOUND_S) -
     """Returns once something holds; fails when it does not in time."""
     try:
         async with asyncio.timeout(bound_s):
-            while not holds():
+            while True:
+                if holds():
+                    return
                 await asyncio.sleep(0.01)
     except TimeoutError:
         raise AssertionError(f"never: {what}") from None
@@ -122,6 +125,17 @@ class StandIn(grpc.GenericRpcHandler):
         return Endpoint(f"private.{self.name}", "private", "model", **values)
 
 
+class WitnessedDiscovery(DiscoveryServicer):
+    """The service, which remembers the serial number of the certificate that was shown to it last."""
+
+    shown = 0
+
+    def _proxy(self, first: Any, context: Any) -> Proxy:
+        (pem,) = context.auth_context()["x509_pem_cert"]
+        self.shown = x509.load_pem_x509_certificate(pem).serial_number
+        return super()._proxy(first, context)
+
+
 @dataclass(slots=True)
 class DiscoverySite:
     """A control plane, started and stopped at will, and what talks to it."""
@@ -137,9 +151,11 @@ class DiscoverySite:
     nowhere: str = field(default_factory=lambda: f"127.0.0.1:{free_port()}")
     chat: str = ""
     tenant: str = ""
+    identities: dict[str, TlsSettings] = field(default_factory=dict)
     proxies: dict[str, Proxy] = field(init=False)
     publisher: Publisher = field(init=False)
     server: GrpcServer = field(init=False)
+    discovery_service: WitnessedDiscovery = field(init=False)
     telemetry: Telemetry = field(init=False)
     envoys: list[RealEnvoy] = field(default_factory=list)
     stand_ins: list[StandIn] = field(default_factory=list)
@@ -157,7 +173,7 @@ class DiscoverySite:
             "public",
             self.listen,
             self.pki.tls("public", "provisioner"),
-            {name: self.pki.tls("public", name) for name in PROXIES},
+            {name: self.pki.tls("public", name) for name in PROXIES} | self.identities,
             edge={
                 "listen": self.world,
                 "chat": upstream("chat", self.chat),
@@ -178,7 +194,7 @@ class DiscoverySite:
         verifier = IdentityVerifier(self.pki.jwks_file, "provisioner")
         self.server = GrpcServer(settings, PUBLIC_POLICY, ERRORS, verifier, self.telemetry, log)
         proxies = self.proxies.values()
-        discovery = DiscoveryServicer(proxies, self.server.drain, metrics, now, log)
+        self.discovery_service = discovery = WitnessedDiscovery(proxies, self.server.drain, metrics, now, log)
         self.server.add(
             lambda server: add_AggregatedDiscoveryServiceServicer_to_server(discovery, server),
             "envoy.service.discovery.v3.AggregatedDiscoveryService",

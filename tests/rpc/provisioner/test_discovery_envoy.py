@@ -1,14 +1,19 @@
 """Real Envoys, fed by the control plane: what changes arrives, what runs goes on, and what is wrong is told."""
 
 import asyncio
+import shutil
+import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
 import pytest
+from cryptography import x509
 
+from redoma_cli.local.pki import DevelopmentAuthority
+from redoma_kit.settings import TlsSettings
 from redoma_provisioner.edge.snapshot import CLUSTER, Config, Snapshot
-from tests.conftest import TestPki
+from tests.conftest import SITES, TestPki
 from tests.fakes.control_plane import MemorySnapshots
 from tests.rpc.provisioner.discovery_site import HOLD, DiscoverySite, discovery_site, until
 
@@ -119,13 +124,14 @@ async def until_answers(site: DiscoverySite, channel: grpc.aio.Channel, name: st
 
 async def until_refused(site: DiscoverySite, channel: grpc.aio.Channel, *metadata: tuple[str, str]) -> None:
     """Returns once a call with that metadata is refused; until then the one that stopped must not have a substitute."""
+    code = None
     async with asyncio.timeout(AT_ONCE_S):
-        while True:
+        while code is None:
             try:
                 assert await site.who(channel, *metadata) == "model-acme"
             except grpc.aio.AioRpcError as refused:
-                assert refused.code() is grpc.StatusCode.UNAVAILABLE
-                return
+                code = refused.code()
+    assert code is grpc.StatusCode.UNAVAILABLE
 
 
 async def test_refusal_is_told_in_envoys_words_and_the_former_configuration_serves(site: DiscoverySite) -> None:
@@ -194,6 +200,54 @@ async def test_dangling_reference_never_reaches_an_envoy(site: DiscoverySite) ->
     assert told.version == former.version
     assert site.pushes("egress") == pushes
     assert await site.who(chat) == "model-0"
+
+
+async def shown_certificate(site: DiscoverySite) -> int:
+    """Gives the serial number of the certificate that the egress shows to a caller."""
+    chat = site.pki.tls("public", "chat")
+    context = ssl.create_default_context(cafile=str(chat.ca_file))
+    context.load_cert_chain(chat.cert_file, chat.key_file)
+    context.set_alpn_protocols(["h2"])
+    host, _, port = site.services.rpartition(":")
+    _, writer = await asyncio.open_connection(host, int(port), ssl=context, server_hostname="egress.public.redoma")
+    der = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    writer.close()
+    return x509.load_der_x509_certificate(der).serial_number
+
+
+async def test_renewed_certificate_is_shown_and_used_under_a_running_stream(site: DiscoverySite) -> None:
+    authority = site.pki.authority
+    renewed = DevelopmentAuthority(site.folder / "renewed", services=SITES)
+    shutil.copytree(authority.certificate.parent, site.folder / "renewed")
+    shutil.rmtree(renewed.identity("egress").directory)
+    renewed.ensure()
+    versions = site.folder / "membership"
+    versions.mkdir()
+    current = versions / "current"
+    current.symlink_to(authority.certificate.parent)
+    files = {name: current / "egress" / name for name in ("ca.crt", "tls.crt", "tls.key")}
+    site.identities["egress"] = TlsSettings(
+        ca_file=files["ca.crt"], cert_file=files["tls.crt"], key_file=files["tls.key"]
+    )
+    model = await site.model("model-0")
+    await site.publish(model.endpoint())
+    await site.envoy("egress")
+    chat = site.channel("chat", site.services, "egress")
+    await site.answered(chat, "model-0")
+    stream = await holding(chat)
+    former = await shown_certificate(site)
+    (versions / "next").symlink_to(site.folder / "renewed")
+    (versions / "next").rename(current)
+    async with asyncio.timeout(AT_ONCE_S):
+        while (renewed_serial := await shown_certificate(site)) == former:  # noqa: ASYNC110 (a real Envoy)
+            await asyncio.sleep(0.02)
+    # The control plane is called with it too, when it is called again.
+    assert site.discovery_service.shown == former
+    await site.stop()
+    await site.start()
+    await until(lambda: site.discovery_service.shown == renewed_serial, "Envoy comes back with it")
+    model.go_on.set()
+    assert await stream.read() == b"last"
 
 
 async def test_edge_serves_what_it_is_told(site: DiscoverySite) -> None:

@@ -10,6 +10,7 @@ import grpc
 import pytest
 import structlog
 from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 
 from redoma.provisioner.v1 import edge_pb2, edge_pb2_grpc, link_grant_pb2, network_pb2, operation_pb2, site_pb2
@@ -85,11 +86,12 @@ async def test_no_hostile_value_does_more_than_being_refused_by_the_network(netw
         assert [one.operation.state async for one in watched][-1] == operation_pb2.Operation.STATE_SUCCEEDED
     second = network_pb2.RotateCertificatesRequest(name="sites/hospital-b")
     await network.call(NETWORK + "RotateCertificates", second)
-    site = site_pb2.Site(name=f"sites/{SITE}", display_name="A", priority=1)
+    changed = site_pb2.Site(name=f"sites/{SITE}", display_name="A", priority=1)
+    mask = FieldMask(paths=["display_name", "priority"])
     sound: Mapping[str, Message] = {
         "GetSite": network_pb2.GetSiteRequest(name=f"sites/{SITE}"),
         "ListSites": network_pb2.ListSitesRequest(page_size=1),
-        "UpdateSite": network_pb2.UpdateSiteRequest(site=site, update_mask={"paths": ["display_name", "priority"]}),
+        "UpdateSite": network_pb2.UpdateSiteRequest(site=changed, update_mask=mask),
         "RevokeSite": network_pb2.RevokeSiteRequest(name="sites/goner"),
         "DeleteSite": network_pb2.DeleteSiteRequest(name=f"sites/{SITE}"),
         "RotateCertificates": rotate,

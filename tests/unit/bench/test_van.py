@@ -65,7 +65,8 @@ def test_a_site_takes_as_much_of_each_time_where_that_is_linear() -> None:
 
 def test_a_push_that_nothing_can_be_called_of_has_no_time_of_use() -> None:
     assert median_push([Push(1.0, 2.0, None), Push(3.0, 4.0, None), Push(2.0, 3.0, None)]) == Push(2.0, 3.0, None)
-    assert median_push([Push(1.0, 2.0, 5.0)]).used_ms == 5.0
+    assert median_push([Push(1.0, 2.0, 5.0)]) == Push(1.0, 2.0, 5.0)
+    assert median_push([]) is None
 
 
 def test_only_the_last_replicas_lead_to_somebody(tmp_path: Path) -> None:

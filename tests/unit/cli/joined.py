@@ -9,6 +9,8 @@ from pathlib import Path
 from redoma_cli.local.home import Home
 from redoma_cli.local.membership import SERVICES
 from redoma_cli.local.pki import DevelopmentAuthority
+from redoma_cli.local.plan import pid_file
+from redoma_cli.local.process import PidFile, current_identity
 
 
 def write_state(home: Home, phase: str, site: str = "private", **more: object) -> None:
@@ -54,3 +56,8 @@ def write_membership(home: Home, site: str = "private", age: timedelta = timedel
     current.unlink(missing_ok=True)
     current.symlink_to(version.relative_to(directory))
     return directory
+
+
+def run_provisioner(home: Home) -> None:
+    """Makes the private site's provisioner run, as far as the home says; it is this process."""
+    PidFile(pid_file(home, "private-provisioner")).write(current_identity(), "one")

@@ -25,7 +25,7 @@ from redoma_cli.local.pki import LEAF_LIFETIME, DevelopmentAuthority
 from redoma_cli.local.plan import STOP_ORDER, pid_file
 from redoma_cli.local.process import PidFile, ProcessIdentity, current_identity, start_ticks
 from redoma_cli.local.state import Journal, State, state_file
-from tests.unit.cli.joined import write_membership, write_state
+from tests.unit.cli.joined import run_provisioner, write_membership, write_state
 from tests.unit.cli.network_site import Network, one_site, said
 from tests.unit.cli.test_van_commands import served
 
@@ -162,6 +162,7 @@ def closed_port() -> int:
 
 def test_closed_port_of_the_public_site_is_why_the_link_is_down(network: Network, signed: DevelopmentAuthority) -> None:
     write_membership(network.home, "hospital-a")
+    run_provisioner(network.home)
     address = f"127.0.0.1:{closed_port()}"
     write_state(network.home, "JOINED", "hospital-a", link_address=address)
     finding = only(link(network.home, Sites.PRIVATE, None), "link")

@@ -18,7 +18,14 @@ from redoma_cli.local.options import SiteChoice, SiteOptions, Sites
 from redoma_cli.local.pki import LEAF_LIFETIME, DevelopmentAuthority
 from redoma_cli.local.plan import PRIVATE_PROCESSES, PUBLIC_PROCESSES, ProbeSpec, ProcessSpec
 from redoma_cli.local.site import LocalSites
-from redoma_cli.local.standing import LINK_TIMEOUT_S, LinkOfBoth, LinkOfPrivate, MembershipForgotten, Standing
+from redoma_cli.local.standing import (
+    LINK_TIMEOUT_S,
+    REFUSED_TIMEOUT_S,
+    LinkOfBoth,
+    LinkOfPrivate,
+    MembershipForgotten,
+    Standing,
+)
 from redoma_cli.local.state import ProcessState
 from redoma_cli.local.up import SiteStarter
 from tests.unit.cli.joined import write_membership, write_state
@@ -302,6 +309,17 @@ def test_private_site_waits_for_its_link_and_tells_its_own_error(home: Home) -> 
     with pytest.raises(CliError, match=r"The door is shut\.") as told:
         link()
     assert told.value.mend == "Open it."
+
+
+def test_private_site_that_is_refused_is_told_so_long_before_it_would_give_up(home: Home) -> None:
+    clock = Clock()
+    refused = Failure("CertificateRefused", "It was revoked.", "")
+    link = LinkOfPrivate(lambda: MembershipState("JOINED", "private", error=refused), clock)
+    assert not link()
+    clock.now = REFUSED_TIMEOUT_S
+    with pytest.raises(CliError, match=r"It was revoked\.") as told:
+        link()
+    assert "redoma doctor" in told.value.mend
 
 
 def joining_failure() -> Failure:

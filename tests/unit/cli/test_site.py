@@ -316,7 +316,7 @@ def test_port_held_by_another_program_is_named_with_a_mend(home: Home, variable:
         with pytest.raises(CliError, match=f"Port {port} is in use") as told:
             check_port(home, wanted)
         # The next port may be another program's too: what counts is that the one named is free.
-        (named,) = re.findall(rf"{variable}=(\d+) make up", told.value.mend)
+        (named,) = re.findall(rf"export {variable}=(\d+)", told.value.mend)
         assert int(named) > port
         with socket.socket() as free:
             free.bind(("127.0.0.1", int(named)))

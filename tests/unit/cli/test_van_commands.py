@@ -11,8 +11,9 @@ from redoma.provisioner.v1 import edge_pb2, network_pb2, operation_pb2
 from redoma.provisioner.v1.link_grant_pb2 import LinkGrant
 from redoma.provisioner.v1.operation_pb2 import Operation, OperationError, OperationStep
 from redoma.provisioner.v1.site_pb2 import Driver, Site
+from redoma_cli.local.options import SiteChoice, Sites, read_choice, write_choice
 from redoma_provisioner.trust.token import JoinToken
-from tests.unit.cli.joined import write_state
+from tests.unit.cli.joined import run_provisioner, write_state
 from tests.unit.cli.network_site import Network, at, one_site
 
 CODE = "c" * 43
@@ -120,6 +121,8 @@ def test_status_of_a_private_site_alone_tells_what_it_knows_itself(network: Netw
     assert network.run("van", "status", is_local=True).exit_code == 1
     error = {"reason": "LINK_REFUSED", "message": "The public site refuses it.", "mend": "Join anew."}
     write_state(network.home, "JOINED", "hospital-a", error=error)
+    assert "does not run" in network.run("van", "status", is_local=True).stdout
+    run_provisioner(network.home)
     result = network.run("van", "status", is_local=True)
     assert result.exit_code == 1
     assert "hospital-a" in result.stdout
@@ -262,3 +265,16 @@ def test_join_is_refused_where_the_public_site_runs(network: Network) -> None:
 def test_token_for_a_machine_of_both_sites_is_refused(network: Network) -> None:
     result = network.run("up", "--join", "rdmj_x", is_local=True)
     assert "--site private" in result.exception.mend  # type: ignore[union-attr]
+
+
+def test_mistyped_token_is_told_before_anything_is_made(network: Network) -> None:
+    result = network.run("up", "--site", "private", "--join", "rdmj_x", is_local=True)
+    assert "incomplete or mistyped" in str(result.exception)
+    assert read_choice(network.home) is None
+
+
+def test_private_machine_says_where_keys_are(network: Network) -> None:
+    network.home.create()
+    write_choice(network.home, SiteChoice(Sites.PRIVATE))
+    result = network.run("van", "grants", is_local=True)
+    assert "public site's machine" in str(result.exception)

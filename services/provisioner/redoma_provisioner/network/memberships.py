@@ -24,8 +24,8 @@ RETRY_S = 1.0
 MOST_TRIES_PER_S = 100.0
 # Sites tell of themselves every five seconds. One that is silent for longer is taken for gone.
 SILENCE_S = 12.0
-# One that says something new without end is heard so often; each time the egress may have to be told.
-LEAST_PAUSE_S = 0.5
+# One that says something new without end is heard no more often; what it exposes, the egress has to be told.
+LEAST_PAUSE_S, LEAST_PAUSE_EXPOSED_S = 0.2, 1.0
 # How long the first answer may take, and how many sites are waited for at once.
 FIRST_ANSWER_S = 5.0
 MOST_FIRST_CALLS = 64
@@ -138,12 +138,13 @@ class Memberships:
             async with self._first_calls, asyncio.timeout(FIRST_ANSWER_S):
                 report = await anext(reports)
             while True:
-                await self._hear(site, report)
-                await asyncio.sleep(LEAST_PAUSE_S)
+                exposes_others = await self._hear(site, report)
+                await asyncio.sleep(LEAST_PAUSE_EXPOSED_S if exposes_others else LEAST_PAUSE_S)
                 async with asyncio.timeout(SILENCE_S):
                     report = await anext(reports)
 
-    async def _hear(self, site: str, report: Report) -> None:
+    async def _hear(self, site: str, report: Report) -> bool:
+        """Keeps what a site said, and tells whether it exposes something else."""
         now = self._now()
         self._standings.heard(site, report, now)
         self._unwritten[site] = Sighting(site, now, report.trust_sequence)
@@ -151,17 +152,18 @@ class Memberships:
             connectors = connectors_told(site, report.connectors)
         except InvalidField as error:
             self._log.warning("what a site exposes can't be used", site=site, problem=error.message)
-            return
+            return False
         if self._exposed.get(site) == connectors:
-            return
+            return False
         try:
             await self._connectors.replace_connectors(site, connectors)
         except StorageUnavailable:
             # It is tried again with the next report.
             self._log.warning("the database is away", work="memberships", site=site)
-            return
+            return False
         self._exposed[site] = connectors
         self._changed(_told(site, connectors))
+        return True
 
     async def _write(self) -> None:
         sightings, self._unwritten = self._unwritten, {}

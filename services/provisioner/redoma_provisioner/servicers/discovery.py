@@ -4,7 +4,8 @@ Each stream has a session of its own, and waits for nothing but its own Envoy: o
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from contextlib import aclosing
 from datetime import datetime
 from typing import TYPE_CHECKING, TypeVar
 
@@ -58,8 +59,9 @@ class DiscoveryServicer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):
         if first is not None:
             proxy = self._proxy(first, context)
             responses = self._serve(proxy, StateOfTheWorld(self._now), first, request_iterator, _read)
-            async for response in responses:
-                yield _response(response)
+            async with aclosing(responses):
+                async for response in responses:
+                    yield _response(response)
 
     async def DeltaAggregatedResources(
         self, request_iterator: AsyncIterator[discovery_pb2.DeltaDiscoveryRequest], context: "Context"
@@ -69,8 +71,9 @@ class DiscoveryServicer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):
         if first is not None:
             proxy = self._proxy(first, context)
             responses = self._serve(proxy, Incremental(self._now), first, request_iterator, _read_incremental)
-            async for response in responses:
-                yield _incremental_response(response)
+            async with aclosing(responses):
+                async for response in responses:
+                    yield _incremental_response(response)
 
     def _proxy(self, first: Discovery, context: "Context") -> Proxy:
         proxy = self._proxies.get(peer_spiffe_id(context.auth_context()))
@@ -85,7 +88,7 @@ class DiscoveryServicer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):
         first: M,
         requests: AsyncIterator[M],
         read: Callable[[M], Request],
-    ) -> AsyncIterator[Response]:
+    ) -> AsyncGenerator[Response, None]:
         with proxy.watched(session) as woken:
             self._receive(proxy, session, read(first))
             tasks = [

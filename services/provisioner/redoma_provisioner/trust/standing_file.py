@@ -37,7 +37,7 @@ class JoinStep:
 
 @dataclass(frozen=True, slots=True)
 class JoinError:
-    """Why joining failed: a word for programs, a sentence for people, and what to do."""
+    """Why joining failed, or why there is no link: a word for programs, a sentence for people, and what to do."""
 
     reason: str
     message: str
@@ -62,11 +62,10 @@ class SiteStanding:
 class StandingFile:
     """Keeps how a site stands in its membership directory; its methods block on the disk."""
 
-    __slots__ = ("_file", "_written")
+    __slots__ = ("_file",)
 
     def __init__(self, directory: Path) -> None:
         self._file = directory / STATE_FILE
-        self._written: SiteStanding | None = None
 
     def read(self) -> SiteStanding | None:
         """Gives what is kept; None where nothing is that can be read."""
@@ -76,13 +75,11 @@ class StandingFile:
             return None
 
     def write(self, standing: SiteStanding, now: datetime) -> None:
-        """Keeps how the site stands, unless this was written last.
+        """Keeps how the site stands.
 
         Raises:
             OSError: The disk fails.
         """
-        if standing == self._written:
-            return
         value = asdict(standing) | {
             "phase": standing.phase.value,
             "linked_since": _text(standing.linked_since),
@@ -90,16 +87,22 @@ class StandingFile:
             "updated_at": _text(now),
         }
         write_whole(self._file, (json.dumps(value, indent=2) + "\n").encode())
-        self._written = standing
 
-    def update(self, kept: KeptTrust, linked_since: datetime | None, now: datetime) -> None:
-        """Keeps how the site stands while it runs; the steps by which it joined stay.
+    def update(self, kept: KeptTrust, linked_since: datetime | None, problem: JoinError | None, now: datetime) -> None:
+        """Keeps how the site stands while it runs, unless the file says so: an attempt to join anew writes to it too.
+
+        The steps of joining stay. `problem` is what keeps the site from being linked, where that is known.
 
         Raises:
             OSError: The disk fails.
         """
-        former = self._written or self.read() or SiteStanding(Phase.JOINED)
-        self.write(standing_of(kept, former, linked_since), now)
+        former = self.read()
+        standing = replace(
+            standing_of(kept, former or SiteStanding(Phase.JOINED), linked_since),
+            error=None if linked_since else problem,
+        )
+        if standing != former:
+            self.write(standing, now)
 
 
 def standing_of(kept: KeptTrust, former: SiteStanding, linked_since: datetime | None = None) -> SiteStanding:

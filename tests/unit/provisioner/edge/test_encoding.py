@@ -32,7 +32,7 @@ def encoder() -> Encoder:
     ids=["field", "enum", "kind", "duration", "type", "field of an extension", "half a character"],
 )
 def test_what_envoy_does_not_know_is_named(encoder: Encoder, config: Config, words: str) -> None:
-    with pytest.raises(InvalidResource, match="^Cluster models: ") as refused:
+    with pytest.raises(InvalidResource, match=r"^Cluster models: ") as refused:
         encoder.encode(CLUSTER, "models", config)
     assert words in str(refused.value)
     assert "\n" not in str(refused.value)

@@ -76,8 +76,8 @@ def test_tenant_with_replicas_of_its_own_has_a_cluster_that_no_other_tenant_has(
     shared = json.dumps(snapshot.of(ENDPOINTS)["models"])
     assert "1000" in shared and "1001" not in shared
     routes = snapshot.of(ROUTES)["services"]["virtual_hosts"][0]["routes"]
-    assert routes[0]["route"]["cluster"] == "models/acme"
-    assert routes[1]["route"]["cluster"] == "models"
+    models = [one["route"]["cluster"] for one in routes if one.get("route", {}).get("cluster", "").startswith("models")]
+    assert models == ["models/acme", "models"]
 
 
 def test_endpoint_without_a_mark_can_be_talked_to_by_nobody() -> None:
@@ -89,13 +89,14 @@ def test_endpoint_without_a_mark_can_be_talked_to_by_nobody() -> None:
 
 
 def test_only_what_reached_no_service_is_tried_again() -> None:
-    for route in an_egress(busy()).of(ROUTES)["services"]["virtual_hosts"][0]["routes"][:-1]:
-        tried = set(route["route"]["retry_policy"].get("retry_on", "").split(",")) - {""}
+    for route in an_egress(busy()).of(ROUTES)["services"]["virtual_hosts"][0]["routes"]:
+        policy = route.get("route", {}).get("retry_policy", {})
+        tried = set(policy.get("retry_on", "").split(",")) - {""}
         assert tried <= {"connect-failure", "refused-stream", "reset-before-request", "retriable-headers"}
 
 
 def test_two_endpoints_of_one_routing_key_are_refused() -> None:
-    with pytest.raises(DuplicateResource, match="replica/hospital-a.model-0"):
+    with pytest.raises(DuplicateResource, match=r"replica/hospital-a\.model-0"):
         an_egress(EgressState(replicas=(skupper(0), skupper(0))))
 
 

@@ -55,7 +55,8 @@ class Bench:
 @pytest.fixture
 async def bench(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
     """Memberships that call again soon."""
-    monkeypatch.setattr(module, "RETRY_S", 0.02)
+    for pause in ("RETRY_S", "LEAST_PAUSE_S", "LEAST_PAUSE_EXPOSED_S"):
+        monkeypatch.setattr(module, pause, 0.02)
     bench = Bench()
     bench.memberships.start()
     yield bench

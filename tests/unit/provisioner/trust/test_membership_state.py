@@ -84,13 +84,32 @@ def test_a_running_site_keeps_the_steps_by_which_it_joined(tmp_path: Path) -> No
     steps = (JoinStep("Read the token", "done"),)
     StandingFile(tmp_path).write(SiteStanding(Phase.JOINED, steps=steps), TIME)
     file = StandingFile(tmp_path)
-    file.update(KEPT, TIME, TIME)
+    file.update(KEPT, TIME, None, TIME)
     written = json.loads((tmp_path / "state.json").read_text())
     assert written["phase"] == "LINKED" and written["linked_since"] == TIME.isoformat()
     assert (written["site"], written["driver"], written["trust_sequence"]) == ("hospital-a", "embedded", 3)
     assert [step["title"] for step in written["steps"]] == ["Read the token"]
     stamp = (tmp_path / "state.json").stat().st_mtime_ns
-    file.update(KEPT, TIME, TIME + timedelta(1))
+    file.update(KEPT, TIME, None, TIME + timedelta(1))
     assert (tmp_path / "state.json").stat().st_mtime_ns == stamp
-    file.update(KEPT, None, TIME)
+    file.update(KEPT, None, None, TIME)
     assert json.loads((tmp_path / "state.json").read_text())["phase"] == "JOINED"
+
+
+def test_a_failed_attempt_to_join_anew_does_not_hide_how_the_site_stands(tmp_path: Path) -> None:
+    file = StandingFile(tmp_path)
+    file.update(KEPT, TIME, None, TIME)
+    failed = JoinError("GRANT_REDEEMED", "Used.", "Another.")
+    StandingFile(tmp_path).write(SiteStanding(Phase.JOINED, site="hospital-a", error=failed), TIME)
+    file.update(KEPT, TIME, None, TIME)
+    standing = file.read()
+    assert standing is not None and standing.phase is Phase.LINKED and standing.error is None
+
+
+def test_why_there_is_no_link_is_told_until_there_is_one(tmp_path: Path) -> None:
+    file = StandingFile(tmp_path)
+    problem = JoinError("NoAnswer", "A firewall may drop it.", "")
+    file.update(KEPT, None, problem, TIME)
+    assert json.loads((tmp_path / "state.json").read_text())["error"]["message"] == "A firewall may drop it."
+    file.update(KEPT, TIME, problem, TIME)
+    assert json.loads((tmp_path / "state.json").read_text())["error"] is None

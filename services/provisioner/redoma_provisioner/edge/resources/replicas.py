@@ -30,14 +30,14 @@ def replica_parts(replicas: Sequence[Endpoint], others: Sequence[Endpoint]) -> P
     by_tenant: dict[str, list[Endpoint]] = {"": []}
     for endpoint in replicas:
         by_tenant.setdefault(endpoint.tenant, []).append(endpoint)
-    groups = {models_of(tenant) if tenant else MODELS: endpoints for tenant, endpoints in by_tenant.items()}
-    single = {replica_cluster(endpoint.routing_key): [endpoint] for endpoint in (*replicas, *others)}
+    groups = [(models_of(tenant) if tenant else MODELS, endpoints) for tenant, endpoints in by_tenant.items()]
+    single = [(replica_cluster(endpoint.routing_key), [endpoint]) for endpoint in (*replicas, *others)]
     return Parts(
         clusters=(
-            *(_models_cluster(name, endpoints) for name, endpoints in groups.items()),
-            *(_cluster(name, endpoints) for name, endpoints in single.items()),
+            *(_models_cluster(name, endpoints) for name, endpoints in groups),
+            *(_cluster(name, endpoints) for name, endpoints in single),
         ),
-        endpoints=tuple(_endpoints(name, endpoints) for name, endpoints in (groups | single).items()),
+        endpoints=tuple(_endpoints(name, endpoints) for name, endpoints in groups + single),
     )
 
 
