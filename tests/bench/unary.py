@@ -12,7 +12,7 @@ from tests.bench.fast_site import FastSite, fast_site
 from tests.bench.figures import rotated
 from tests.bench.findings import Plan
 from tests.bench.identities import Identities
-from tests.bench.ways import ALL, FORWARDERS, model_channels
+from tests.bench.ways import ALL, FORWARDERS, open_ways
 
 TENANT = "acme"
 GET_MODEL = "/redoma.model.v1.ModelService/GetModel"
@@ -63,7 +63,7 @@ async def _ways(site: FastSite, stack: AsyncExitStack) -> dict[str, Prepare]:
     identities = Identities(site.authority)
     ways: dict[str, Prepare] = {}
     model = ""
-    for way, channel in (await model_channels(site.home, stack)).items():
+    for way, channel in (await open_ways(site.home, stack)).channels.items():
         stub = model_pb2_grpc.ModelServiceStub(channel)
         ways[way] = _of_model(stub, identities)
         answer = await stub.GetModel(

@@ -5,22 +5,32 @@ from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from statistics import median
 
+import psutil
+
 from redoma_cli.local.home import Home
 from tests.bench.figures import median_ratio, quantile, rotated
 from tests.bench.findings import Findings, Goal, Plan, Table
-from tests.bench.load import Sample, Target, measure
+from tests.bench.load import Ask, Sample, Target, measure
 from tests.bench.prompts import Prompts
 from tests.bench.site import running_site
 from tests.bench.targets import Access, EdgeSse, ModelService, engine_service
 from tests.bench.unary import measure_unary
-from tests.bench.ways import ALL, DIRECT, EGRESS, FORWARDERS, VAN, WAYS, model_channels
+from tests.bench.ways import ALL, DIRECT, EGRESS, FORWARDERS, VAN, WAYS, open_ways
 
 CONCURRENCIES = (1, 8, 16)
-# One stream is over soon, so it is measured more often.
-SAMPLES = {1: 4, 8: 2, 16: 1}
+# In a round; one stream is over soon.
+SAMPLES = {1: 4, 8: 2, 16: 2}
 TOKENS = 128
 SLOTS, CELLS = 16, 8_192
 TENANT = "acme"
+MODEL, BARE = "model", "bare egress"
+# The Envoys on each way, by their processes.
+ENVOYS: Mapping[str, tuple[str, ...]] = {
+    DIRECT: (),
+    EGRESS: (BARE,),
+    VAN: ("egress", "gateway"),
+    ALL: ("egress", "gateway", "edge"),
+}
 MOST_ADDED_MS = 1.0
 LEAST_RATE = 0.97
 ABOUT = (
@@ -30,12 +40,25 @@ ABOUT = (
     "model service around a model that costs nothing, one after the other from one Python client, whose own time is "
     "in all of them; the ways change places every 50 calls. Token rates are the real model's, 128 tokens a stream, "
     "prompts included, all streams started at once. Added times are differences of the medians of a round and ratios "
-    "those of neighbours in a round; the median over all of them counts. All runs on one machine, so a network's own "
-    "latency is not in it."
+    "those of neighbours in a round; the median over all of them counts. The Envoys' processor time over the model's "
+    "bounds what they can take from the rate where all share the same processors, and varies less than it. All runs "
+    "on one machine, so a network's own latency is not in it."
 )
 
 Rounds = Sequence[Mapping[str, Sequence[float]]]
-Samples = Mapping[tuple[str, int], Sequence[Sample]]
+Samples = Mapping[tuple[str, int], Sequence["Costed"]]
+
+
+@dataclass(frozen=True, slots=True)
+class Costed:
+    """A sample, and what it cost.
+
+    Attributes:
+        envoys_part: Processor time of the Envoys on the way, over the model's in that time.
+    """
+
+    sample: Sample
+    envoys_part: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +82,7 @@ class Rate:
     of_direct: float
     of_egress: float
     first_token_ms: float
+    envoys_part: float
 
 
 async def run(plan: Plan) -> Findings:
@@ -75,11 +99,12 @@ async def run(plan: Plan) -> Findings:
     )
     tokens = Table(
         "Token rate",
-        ("way", "streams", "tokens/s", "of direct", "of egress", "first token, ms"),
+        ("way", "streams", "tokens/s", "of direct", "of egress", "first token, ms", "Envoys' CPU of the model's"),
         tuple(
             (
                 *(row.way, str(row.streams), f"{row.tokens_per_s:.0f}"),
                 *(f"{row.of_direct:.3f}", f"{row.of_egress:.3f}", f"{row.first_token_ms:.0f}"),
+                f"{row.envoys_part:.3f}",
             )
             for row in rates
         ),
@@ -89,16 +114,19 @@ async def run(plan: Plan) -> Findings:
 
 
 async def _measure_rates(plan: Plan) -> Samples:
-    samples: dict[tuple[str, int], list[Sample]] = {}
+    samples: dict[tuple[str, int], list[Costed]] = {}
     prompts = Prompts()
     tokens = plan.pick(TOKENS, 12)
     async with AsyncExitStack() as stack:
         running = running_site(plan.model, slots=SLOTS, kv_cells=CELLS, forwarders=FORWARDERS)
         site = stack.enter_context(running)
         access = Access(site.site, site.keys, await engine_service(site.site, stack))
-        channels = await model_channels(Home(site.site.home), stack)
-        targets: dict[str, Target] = {way: ModelService(access, channel, way) for way, channel in channels.items()}
+        ways = await open_ways(Home(site.site.home), stack)
+        targets: dict[str, Target] = {way: ModelService(access, channel, way) for way, channel in ways.channels.items()}
         targets[ALL] = EdgeSse(access)
+        of_site = site.site.processes()
+        processes = {name: psutil.Process(of_site[name]) for name in (MODEL, *ENVOYS[ALL])}
+        processes[BARE] = psutil.Process(ways.egress)
         for way, target in targets.items():
             plan.tell(f"warming up {way}")
             await measure(target, [prompts.story(TENANT, 8)])
@@ -109,10 +137,22 @@ async def _measure_rates(plan: Plan) -> Samples:
                     for way in rotated(WAYS, turn + repetition):
                         plan.tell(f"round {turn + 1} of {plan.rounds}, {streams} streams, {way}")
                         asks = [prompts.story(TENANT, tokens) for _ in range(streams)]
-                        sample = await measure(targets[way], asks)
-                        samples.setdefault((way, streams), []).append(sample)
+                        costed = await _cost(
+                            targets[way], asks, processes[MODEL], [processes[name] for name in ENVOYS[way]]
+                        )
+                        samples.setdefault((way, streams), []).append(costed)
                         await targets[way].purge(TENANT)
     return samples
+
+
+async def _cost(target: Target, asks: Sequence[Ask], model: psutil.Process, envoys: Sequence[psutil.Process]) -> Costed:
+    model_s, envoys_s = _cpu_s([model]), _cpu_s(envoys)
+    sample = await measure(target, asks)
+    return Costed(sample, (_cpu_s(envoys) - envoys_s) / max(1e-3, _cpu_s([model]) - model_s))
+
+
+def _cpu_s(processes: Sequence[psutil.Process]) -> float:
+    return sum(float(used.user + used.system) for used in (process.cpu_times() for process in processes))
 
 
 def unary_rows(rounds: Rounds) -> list[Unary]:
@@ -131,7 +171,7 @@ def unary_rows(rounds: Rounds) -> list[Unary]:
 
 def rate_rows(samples: Samples) -> list[Rate]:
     """Puts the samples together, by way and number of streams."""
-    rates = {key: [sample.tokens_per_s for sample in taken] for key, taken in samples.items()}
+    rates = {key: [one.sample.tokens_per_s for one in taken] for key, taken in samples.items()}
     rows = [
         Rate(
             way,
@@ -139,7 +179,8 @@ def rate_rows(samples: Samples) -> list[Rate]:
             median(rates[way, streams]),
             median_ratio(rates[way, streams], rates[DIRECT, streams]),
             median_ratio(rates[way, streams], rates[EGRESS, streams]),
-            median(sample.median_first_token_s for sample in taken) * 1e3,
+            median(one.sample.median_first_token_s for one in taken) * 1e3,
+            median(one.envoys_part for one in taken),
         )
         for (way, streams), taken in samples.items()
     ]

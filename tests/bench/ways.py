@@ -1,7 +1,9 @@
 """The ways from a caller to a model that differ in what is between the two, with nothing else different."""
 
 import json
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
@@ -23,11 +25,21 @@ MAX_MESSAGE_BYTES = 8 << 20
 FORWARDERS = json.dumps([spiffe_id(DEFAULT_SITE, GATEWAY), PEER])
 
 
-async def model_channels(home: Home, stack: AsyncExitStack) -> dict[str, grpc.aio.Channel]:
-    """Opens chat's channels to the model of a site: DIRECT, by an EGRESS that dials it, and by the site's own VAN.
+@dataclass(frozen=True, slots=True)
+class ModelWays:
+    """The ways of chat to a model: DIRECT, by an EGRESS that dials it, and by the site's own VAN.
 
-    All three end at the model's one socket. Its `forwarders` have to be FORWARDERS.
+    Attributes:
+        channels: By way. All end at the model's one socket.
+        egress: The process of the egress that dials it.
     """
+
+    channels: Mapping[str, grpc.aio.Channel]
+    egress: int
+
+
+async def open_ways(home: Home, stack: AsyncExitStack) -> ModelWays:
+    """Opens the ways to a site's model, whose `forwarders` have to be FORWARDERS."""
     authority = DevelopmentAuthority(home.pki)
     socket = f"unix:{home.private.run / 'model.sock'}"
     replica = Endpoint(f"{DEFAULT_SITE}.{MODEL_CONNECTOR}", DEFAULT_SITE, "model", address=socket)
@@ -41,7 +53,8 @@ async def model_channels(home: Home, stack: AsyncExitStack) -> dict[str, grpc.ai
     for way, upstream in upstreams.items():
         channels[way] = open_channel(upstream, tls_of(authority, "chat"), MAX_MESSAGE_BYTES)
         await stack.enter_async_context(channels[way])
-    return channels
+    assert egress.envoy.process is not None
+    return ModelWays(channels, egress.envoy.process.pid)
 
 
 def port_of(home: Path, process: str) -> int:

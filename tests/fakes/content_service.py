@@ -8,7 +8,7 @@ import grpc
 from redoma.chat.v1 import content_pb2, content_pb2_grpc
 from redoma.model.v1 import engine_pb2, engine_pb2_grpc
 from redoma_kit.settings import TlsSettings
-from redoma_kit.tls import server_credentials
+from tests.fakes.server_credentials import server_credentials
 
 
 class FakeContent(content_pb2_grpc.ContentServiceServicer):

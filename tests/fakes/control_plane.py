@@ -13,11 +13,11 @@ import grpc
 import structlog
 from envoy.service.discovery.v3 import ads_pb2_grpc
 
+from redoma_kit.envoy_process import CUT_AT_ONCE, secrets_file
 from redoma_kit.interceptors.drain import Drain
 from redoma_kit.settings import MetricsSettings, TlsSettings, TracingSettings
 from redoma_kit.telemetry import Telemetry
-from redoma_kit.tls import server_credentials
-from redoma_provisioner.edge.bootstrap import TUNNEL_DRAIN, bootstrap, bootstrap_secrets, secrets_file
+from redoma_provisioner.edge.bootstrap import bootstrap, bootstrap_secrets
 from redoma_provisioner.edge.encoding import Encoder, envoy_descriptors
 from redoma_provisioner.edge.metrics import EdgeMetrics
 from redoma_provisioner.edge.proxy import Proxy
@@ -26,6 +26,7 @@ from redoma_provisioner.edge.record import SnapshotRecord
 from redoma_provisioner.edge.snapshot import Snapshot
 from redoma_provisioner.servicers.discovery import DiscoveryServicer
 from redoma_provisioner.settings import ProvisionerSettings
+from tests.fakes.server_credentials import server_credentials
 
 ENVOY = Path(__file__).resolve().parents[2] / ".tools" / "venv" / "bin" / "envoy"
 
@@ -106,7 +107,7 @@ class RealEnvoy:
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "bootstrap.json").write_text(bootstrap(self.settings, self.name, self.incremental))
         (self.folder / secrets_file(self.name)).write_text(bootstrap_secrets(self.settings, self.name))
-        options = ["--concurrency", str(self.workers), *TUNNEL_DRAIN, "--disable-hot-restart", "-l", "warning"]
+        options = ["--concurrency", str(self.workers), *CUT_AT_ONCE, "--disable-hot-restart", "-l", "warning"]
         with (self.folder / "log").open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
                 *(str(ENVOY), "-c", "bootstrap.json", *options), cwd=self.folder, stdout=log, stderr=log

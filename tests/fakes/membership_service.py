@@ -14,7 +14,7 @@ from redoma.provisioner.v1.membership_pb2_grpc import (
     add_MembershipServiceServicer_to_server,
 )
 from redoma_kit.settings import TlsSettings
-from redoma_kit.tls import server_credentials
+from tests.fakes.server_credentials import server_credentials
 
 MODEL, PROVISIONER = site_pb2.Connector.SERVICE_MODEL, site_pb2.Connector.SERVICE_PROVISIONER
 

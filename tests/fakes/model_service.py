@@ -17,7 +17,7 @@ from redoma.tenant.v1 import tenant_pb2
 from redoma.tenant.v1.meter_pb2_grpc import MeterServiceServicer, add_MeterServiceServicer_to_server
 from redoma.tenant.v1.tenant_pb2_grpc import TenantServiceServicer, add_TenantServiceServicer_to_server
 from redoma_kit.settings import TlsSettings
-from redoma_kit.tls import server_credentials
+from tests.fakes.server_credentials import server_credentials
 
 MODEL = "fake-model"
 MODEL_HEALTH_NAME = "redoma.model.v1.ModelService"

@@ -8,10 +8,10 @@ import grpc
 
 from redoma.model.v1 import engine_pb2
 from redoma.provisioner.v1 import network_pb2
+from redoma_kit.routing import REPLICA_KEY
 from redoma_kit.settings import TlsSettings, UpstreamSettings
-from redoma_kit.tls import server_credentials
+from tests.fakes.server_credentials import server_credentials
 
-REPLICA_KEY = "redoma-replica"
 # As Redoma's own servers: clients may ping each second, also on an idle connection.
 SERVER_OPTIONS = [
     ("grpc.so_reuseport", 0),

@@ -14,6 +14,7 @@ file:
     dies        namespaces whose router does not survive the next reload
     refuses     words that `system start` and `system reload` of a home refuse with
     hangs       commands that never end
+    forwards    whether sites have routers: processes (`skupper_router.py`) that carry connections and can be killed
 """
 
 import base64
@@ -22,10 +23,13 @@ import json
 import os
 import re
 import shutil
+import signal
+import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -63,6 +67,18 @@ class Control:
         value = self.read().get(key)
         return set(value) if isinstance(value, list) else set()
 
+    @property
+    def forwards(self) -> bool:
+        """Whether sites have routers that carry connections."""
+        return bool(self.read().get("forwards"))
+
+    @contextmanager
+    def held(self, how: int = fcntl.LOCK_EX) -> Iterator[None]:
+        """Holds the files of all sites, so that nobody sees half of what another writes."""
+        with (self.world / ".held").open("w") as file:
+            fcntl.flock(file, how)
+            yield
+
 
 @dataclass(frozen=True, slots=True)
 class Tree:
@@ -92,9 +108,44 @@ class Tree:
 
     def is_up(self) -> bool:
         """Tells whether the router runs."""
-        return (self.root / "runtime" / "router" / "skrouterd.json").exists() and self.key not in self.control.names(
-            "down"
+        if not (self.root / "runtime" / "router" / "skrouterd.json").exists() or self.key in self.control.names("down"):
+            return False
+        return not self.control.forwards or runs(self.router_pid())
+
+    @property
+    def router_file(self) -> Path:
+        """Where the id of its router's process lies."""
+        return self.root / "router.pid"
+
+    def router_pid(self) -> int:
+        """Gives the id of its router's process; 0 where it never had one."""
+        try:
+            return int(self.router_file.read_text())
+        except (FileNotFoundError, ValueError):
+            return 0
+
+    def restart_router(self) -> None:
+        """Ends its router and starts another, as Podman would."""
+        pid = self.router_pid()
+        while runs(pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            time.sleep(0.01)
+        router = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "tests.fakes.skupper_router",
+                str(self.control.world),
+                str(self.home),
+                self.namespace,
+            ],
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=(self.control.world / f"router-{self.home.name}.log").open("a"),
         )
+        self.router_file.write_text(str(router.pid))
 
     def restarts(self) -> int:
         """Tells how often the router was started."""
@@ -106,7 +157,10 @@ class Tree:
         path = self.root / "runtime" / "issuers" / issuer / "ca.crt"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(f"-----BEGIN CERTIFICATE-----\n{self.key} {issuer} {os.urandom(8).hex()}\n")
+            if self.control.forwards:
+                make_certificate(path, issuer)
+            else:
+                path.write_text(f"-----BEGIN CERTIFICATE-----\n{self.key} {issuer} {os.urandom(8).hex()}\n")
         return path.read_text()
 
 
@@ -231,7 +285,10 @@ class Cli:
         if refusal:
             print(f"Failed to bootstrap: {refusal}", file=self._out)
             return 1
-        self.render()
+        with self._control.held():
+            self.render()
+        if self._control.forwards:
+            tree.restart_router()
         print(f'Site "x" has been created on namespace "{tree.namespace}"\nPlatform: {self._platform}', file=self._out)
         return 0
 
@@ -384,6 +441,21 @@ def documents(directory: Path) -> Iterable[tuple[Path, Manifest]]:
                     yield path, one
 
 
+def runs(pid: int) -> bool:
+    """Tells whether a process runs; one that ended and that nobody has asked after does not."""
+    try:
+        return pid > 0 and Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def make_certificate(path: Path, name: str) -> None:
+    """Writes a certificate that signs itself, and its key beside it."""
+    own = ["-keyout", str(path.with_name("tls.key")), "-out", str(path), "-subj", f"/CN={name}"]
+    words = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", *own]
+    subprocess.run([*words, "-days", "2"], check=True, capture_output=True)
+
+
 def put(directory: Path, manifest: Mapping[str, object]) -> None:
     """Writes a resource for all to read, as Skupper does."""
     path = directory / f"{manifest['kind']}-{name_of(manifest)}.yaml"
@@ -440,7 +512,10 @@ class Controller:
     def take_up(self) -> None:
         """Takes up what is written, without a restart of the router."""
         before = self._tree.restarts()
-        self._cli.render()
+        with self._tree.control.held():
+            self._cli.render()
+        if self._tree.control.forwards and not self._tree.router_file.exists():
+            self._tree.restart_router()
         log = self._tree.control.world / "restarts.log"
         lines = log.read_text().splitlines()
         log.write_text("".join(f"{line}\n" for line in lines[:-1]) if before else "")

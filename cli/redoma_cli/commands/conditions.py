@@ -14,8 +14,6 @@ from redoma_cli.commands.durations import short_duration
 from redoma_cli.commands.output import list_table
 from redoma_cli.network import LinkHealth, health_of, links_of, moment, private_sites, status_word
 
-# Of a connector: what its site can't know, and the condition of its listener says.
-NOT_KNOWN_HERE = "NotKnownHere"
 COLUMNS = ("what", "condition", "holds", "for", "reason", "message")
 STATUS_COLOURS = {Condition.STATUS_TRUE: "green", Condition.STATUS_FALSE: "red"}
 
@@ -36,9 +34,8 @@ def site_table(view: WatchNetworkResponse, site: Site, now: datetime) -> Table:
         _add(table, f"link {_last(link.name)}{tunnels}", link.conditions, now)
     for connector in view.connectors:
         if connector.name.startswith(f"{site.name}/"):
-            known = [condition for condition in connector.conditions if condition.reason != NOT_KNOWN_HERE]
             alone = f" for {_last(connector.tenant)} alone" if connector.tenant else ""
-            _add(table, f"connector {_last(connector.name)}{alone}", known, now)
+            _add(table, f"connector {_last(connector.name)}{alone}", connector.conditions, now)
     for listener in view.listeners:
         if listener.site == site.name:
             address = f" at {listener.address}" if listener.address else ""

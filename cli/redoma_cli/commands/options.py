@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from redoma_cli.local.driver import Driver
+
 EdgeOption = Annotated[
     str | None,
     typer.Option("--edge", envvar="REDOMA_EDGE", metavar="URL", help="The edge to call; the local site's by default."),
@@ -29,6 +31,18 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of 
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
 EtagOption = Annotated[
     str, typer.Option("--etag", help="Refuse if it was changed since; `--json` shows the etag of what there is.")
+]
+DriverOption = Annotated[
+    Driver | None,
+    typer.Option(
+        "--driver",
+        envvar="REDOMA_VAN_DRIVER",
+        help="With --site public or private: what carries the links; Envoy alone, or what it was before, if left out.",
+    ),
+]
+LinkFileOption = Annotated[
+    Path | None,
+    typer.Option("--link-file", metavar="FILE", help="With a Skupper driver: what `skupper link generate` wrote."),
 ]
 VanAddressOption = Annotated[
     str,

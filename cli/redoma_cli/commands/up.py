@@ -5,6 +5,7 @@ import shlex
 import shutil
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -12,12 +13,13 @@ import typer
 from rich.markup import escape
 
 from redoma_cli.client import read_demo
-from redoma_cli.commands.options import VanAddressOption
+from redoma_cli.commands.options import DriverOption, LinkFileOption, VanAddressOption
 from redoma_cli.commands.up_progress import UpProgress
 from redoma_cli.context import CommandContext, make_context
 from redoma_cli.errors import CliError
 from redoma_cli.join_token import token_address
 from redoma_cli.local.demo import ensure_demo
+from redoma_cli.local.driver import Driver, choose_driver
 from redoma_cli.local.joining import SiteRaiser
 from redoma_cli.local.membership import read_state
 from redoma_cli.local.options import (
@@ -46,6 +48,25 @@ JoinOption = Annotated[
 ]
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a person says now; what is left out is as it was before.
+
+    Attributes:
+        site: Which sites run here.
+        token: What the private one joins with; empty for nothing.
+        van_address: Where private sites reach this machine; empty for nothing.
+        driver: What carries the links.
+        link_file: What a Skupper driver links by instead of what comes with the join.
+    """
+
+    site: Sites | None = None
+    token: str = ""
+    van_address: str = ""
+    driver: Driver | None = None
+    link_file: Path | None = None
+
+
 def add_to(app: typer.Typer) -> None:
     """Adds the command."""
     app.command(
@@ -55,24 +76,33 @@ def add_to(app: typer.Typer) -> None:
     )(up)
 
 
-def up(site: SiteOption = None, join: JoinOption = "", van_address: VanAddressOption = "") -> None:
+def up(
+    site: SiteOption = None,
+    join: JoinOption = "",
+    van_address: VanAddressOption = "",
+    driver: DriverOption = None,
+    link_file: LinkFileOption = None,
+) -> None:
     """Start both sites on this machine, joined, or adopt what runs, and print how to call them.
 
     With --site one of them, the other being on another machine.
 
     Environment: REDOMA_HOME (state), REDOMA_PORT (the edge, 8080), REDOMA_VAN_PORT (joins and tunnels, 8443),
     REDOMA_MODEL (catalogue name or GGUF path), REDOMA_MAX_STREAM_S (longest stream, 600), REDOMA_CORS_ORIGINS,
-    REDOMA_EDGE_REFLECTION.
+    REDOMA_EDGE_REFLECTION; with a Skupper driver REDOMA_SKUPPER_NAMESPACE (redoma), REDOMA_SKUPPER_PLATFORM (podman),
+    REDOMA_SKUPPER_DATA_HOME, and in a cluster REDOMA_SKUPPER_KUBECONFIG, REDOMA_SKUPPER_ACCESS_TYPE,
+    REDOMA_SKUPPER_OWNER.
     """
     context = make_context()
-    token = read_token(join)
+    wanted = Wanted(site, read_token(join), van_address, driver, link_file)
+    check_link_file(context, link_file)
     try:
         context.home.create()
     except OSError as error:
         mend = "Set REDOMA_HOME to a directory of your own on a disk with space."
         raise CliError(f"{context.home.root} can't be used: {error.strerror}.", mend) from error
     with site_lock(context.home):
-        bring_up(context, site, token, van_address)
+        bring_up(context, wanted)
 
 
 def read_token(text: str) -> str:
@@ -89,9 +119,23 @@ def read_token(text: str) -> str:
     return token
 
 
-def bring_up(
-    context: CommandContext, site: Sites | None, token: str, van_address: str, link_file: Path | None = None
-) -> None:
+def check_link_file(context: CommandContext, link_file: Path | None) -> None:
+    """Warns of the key in a link file.
+
+    Raises:
+        CliError: There is no such file.
+    """
+    if link_file is None:
+        return
+    if not link_file.is_file():
+        raise CliError(f"{link_file} is no file.", "Make it on the public site: skupper link generate")
+    context.err.print(
+        f"[yellow]{escape(str(link_file))} holds a private key: whoever reads it can link.[/] "
+        "Delete it once the site is linked."
+    )
+
+
+def bring_up(context: CommandContext, wanted: Wanted) -> None:
     """Does it, with the home held against others.
 
     Raises:
@@ -99,7 +143,7 @@ def bring_up(
         OSError: A file can't be written or read.
     """
     started = time.monotonic()
-    options = _options(context, site, token, van_address)
+    options = _options(context, wanted)
     check_disk(context.home)
     sites = options.choice.sites
     # Kept first: what mends the rest is to do the same again, and then the choice needn't be made again.
@@ -121,7 +165,7 @@ def bring_up(
                 ran_already = raiser.raise_both()
             else:
                 public = sites is Sites.PUBLIC
-                ran_already = raiser.raise_public() if public else raiser.raise_private(token, link_file)
+                ran_already = raiser.raise_public() if public else raiser.raise_private(wanted.token, wanted.link_file)
     except KeyboardInterrupt:
         context.err.print("Interrupted; what was started runs on. Go on: redoma up    Stop it: redoma down")
         raise
@@ -131,16 +175,18 @@ def bring_up(
     _tell(context, local, took)
 
 
-def _options(context: CommandContext, site: Sites | None, token: str, van_address: str) -> SiteOptions:
+def _options(context: CommandContext, wanted: Wanted) -> SiteOptions:
     van_port = port_from("REDOMA_VAN_PORT", context.environ.get("REDOMA_VAN_PORT", ""), DEFAULT_VAN_PORT)
-    choice = choose_sites(read_choice(context.home), site, van_address, van_port)
-    if token and choice.sites is not Sites.PRIVATE:
+    kept = read_choice(context.home)
+    driver = choose_driver(kept.driver if kept else None, wanted.driver, context.environ)
+    choice = choose_sites(kept, wanted.site, wanted.van_address, van_port, driver=driver)
+    if (wanted.token or wanted.link_file) and choice.sites is not Sites.PRIVATE:
         raise CliError(
             "--join is for a machine that runs the private site alone; with both sites here nothing needs a token.",
             "Say so: redoma up --site private --join TOKEN",
         )
-    if token:
-        token_address(token)
+    if wanted.token:
+        token_address(wanted.token)
     return read_options(context.environ, context.home, context.checkout, choice)
 
 

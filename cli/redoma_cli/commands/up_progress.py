@@ -43,9 +43,9 @@ class UpProgress:
                 self._console.print(f"{name}: {state.state.value}")
 
     def step(self, step: Step) -> None:
-        """Tells a step that has ended; the others only pass by."""
-        if step.state not in ("done", "failed"):
+        """Tells a step that has ended, or that runs and says what it waits for; the others only pass by."""
+        if step.state not in ("done", "failed") and not (step.state == "running" and step.detail):
             return
         # Why a step failed is what the command ends with.
-        detail = f" [dim]{escape(step.detail)}[/]" if step.detail and step.state == "done" else ""
+        detail = f" [dim]{escape(step.detail)}[/]" if step.detail and step.state != "failed" else ""
         self._console.print(f"{MARKS[step.state]} {escape(step.title)}{detail}")

@@ -31,6 +31,9 @@ DRIVERS = {
     "skupper-system": Driver.DRIVER_SKUPPER_SYSTEM,
 }
 
+# Of these a private site needs no word.
+OWN_WAY = (Driver.DRIVER_UNSPECIFIED, Driver.DRIVER_EMBEDDED)
+
 
 def grant(
     site: Annotated[str, typer.Option("--site", metavar="NAME", help="The site's id, such as hospital-a.")],
@@ -64,7 +67,8 @@ def grant(
     until = made.link_grant.expire_time.ToDatetime(tzinfo=UTC).astimezone()
     context.err.print(f"\nIt lets site {escape(site)} in once, until {until:%H:%M} ({escape(ttl)}). On its machine:\n")
     # Plain, so that no terminal width or colour gets into what is pasted.
-    typer.echo(f"  redoma up --site private --join {made.token}\n", err=True)
+    over = "" if made.link_grant.driver in OWN_WAY else f" --driver {driver_name(made.link_grant.driver)}"
+    typer.echo(f"  redoma up --site private{over} --join {made.token}\n", err=True)
     context.err.print("or, where a private site is already set up:\n")
     typer.echo(f"  redoma van join {made.token}", err=True)
 

@@ -1,13 +1,12 @@
 """`redoma van join`: makes the private site of this machine part of a network."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from redoma_cli.client import read_demo
-from redoma_cli.commands.up import bring_up, read_token
+from redoma_cli.commands.options import DriverOption, LinkFileOption
+from redoma_cli.commands.up import Wanted, bring_up, check_link_file, read_token
 from redoma_cli.context import make_context
 from redoma_cli.errors import CliError
 from redoma_cli.join_token import token_address
@@ -21,10 +20,8 @@ TokenArgument = Annotated[
 
 def join(
     token: TokenArgument,
-    link_file: Annotated[
-        Path | None,
-        typer.Option("--link-file", metavar="FILE", help="With a Skupper driver: what `skupper link generate` wrote."),
-    ] = None,
+    link_file: LinkFileOption = None,
+    driver: DriverOption = None,
 ) -> None:
     """Join the private site of this machine to a network, start what it needs, and wait until it is linked.
 
@@ -39,13 +36,7 @@ def join(
             "This machine runs the public site, and its private one is joined by `redoma up`.",
             "Join on the private site's machine, or in another home: REDOMA_HOME=DIRECTORY redoma van join TOKEN",
         )
-    if link_file is not None:
-        if not link_file.is_file():
-            raise CliError(f"{link_file} is no file.", "Make it on the public site: skupper link generate")
-        context.err.print(
-            f"[yellow]{escape(str(link_file))} holds a private key: whoever reads it can link.[/] "
-            "Delete it once the site is linked."
-        )
+    check_link_file(context, link_file)
     context.home.create()
     with site_lock(context.home):
-        bring_up(context, Sites.PRIVATE, text, "", link_file)
+        bring_up(context, Wanted(Sites.PRIVATE, text, "", driver, link_file))

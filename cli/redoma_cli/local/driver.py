@@ -74,6 +74,9 @@ def read_driver(table: Mapping[str, object]) -> DriverChoice:
     return _choice(Driver(str(table["kind"])), {name: str(value) for name, value in table.items()})
 
 
+EMBEDDED = DriverChoice()
+
+
 def choose_driver(kept: DriverChoice | None, wanted: Driver | None, environ: Mapping[str, str]) -> DriverChoice:
     """Gives the driver in force: what a person says now, else what was kept, else the embedded one.
 

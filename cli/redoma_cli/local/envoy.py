@@ -1,26 +1,17 @@
 """The Envoys of the sites as processes: each starts from a static bootstrap and gets all else from its provisioner."""
 
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from redoma_cli.local.plan import ProbeSpec, ProcessSpec, fingerprint
 from redoma_cli.local.service import inherited_environment
+from redoma_kit.envoy_process import admin_socket, drain_options
 
 MOST_WORKERS = 2
 CORES_PER_WORKER = 2
-# The edge and the gateway let what runs on a replaced listener finish.
-DRAIN_MARGIN_S = 60
-# The egress cuts at once what runs to a site that was revoked.
-CUT_AT_ONCE = ("--drain-time-s", "1", "--drain-strategy", "immediate")
 
 Bootstraps = Callable[[str], Path]
-
-
-def admin_socket(proxy: str) -> str:
-    """Gives the name of the Unix socket of an Envoy's admin interface, in its working directory."""
-    return f"{proxy}-admin.sock"
 
 
 def envoy_workers(cores: int) -> int:
@@ -51,10 +42,9 @@ def envoy_spec(
     Raises:
         OSError: A file can't be read.
     """
-    drain = ("--drain-time-s", str(math.ceil(max_stream_s) + DRAIN_MARGIN_S))
     argv = (
         *(str(program), "-c", str(bootstrap), "--concurrency", str(envoy_workers(os.cpu_count() or 1))),
-        *("--disable-hot-restart", *(CUT_AT_ONCE if proxy == "egress" else drain), "--log-level", "warning"),
+        *("--disable-hot-restart", *drain_options(proxy, max_stream_s), "--log-level", "warning"),
     )
     return ProcessSpec(
         name=proxy,

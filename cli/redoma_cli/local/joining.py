@@ -20,11 +20,20 @@ from redoma_cli.local.membership import (
 )
 from redoma_cli.local.private_site import DEFAULT_SITE
 from redoma_cli.local.site import LocalSites
-from redoma_cli.local.standing import LinkOfBoth, LinkOfPrivate, MembershipForgotten, Standing, ask_standing, revoked
+from redoma_cli.local.standing import (
+    LINK_TIMEOUT_S,
+    SKUPPER_LINK_TIMEOUT_S,
+    LinkOfBoth,
+    LinkOfPrivate,
+    MembershipForgotten,
+    Standing,
+    ask_standing,
+    revoked,
+)
 from redoma_cli.local.state import ProcessState
 from redoma_cli.local.up import SiteStarter, edge_ready
 
-DONE = "done"
+DONE, RUNNING = "done", "running"
 
 
 class Reporter(Protocol):
@@ -115,7 +124,12 @@ class SiteRaiser:
         membership, trouble = self._membership()
         if membership is None or trouble:
             raise self._not_joined(membership, trouble)
-        link = LinkOfPrivate(lambda: read_state(self._directory))
+        self._check_driver()
+        link = LinkOfPrivate(
+            lambda: read_state(self._directory),
+            timeout_s=LINK_TIMEOUT_S if self.sites.options.choice.driver.has_gateway else SKUPPER_LINK_TIMEOUT_S,
+            waits=lambda sentence: self.reporter.step(Step("Wait for the link", RUNNING, sentence)),
+        )
         specs = self.sites.private_specs(membership.site)
         return self.starter.start(specs, self.reporter.show, link) and not joined_now
 
@@ -155,6 +169,15 @@ class SiteRaiser:
 
     def _join(self, token: str, link_file: Path | None = None) -> None:
         self.sites.private_provisioner().join(token, self.reporter.step, link_file)
+
+    def _check_driver(self) -> None:
+        """Raises CliError where the site has joined over another driver than is chosen here."""
+        joined, chosen = read_state(self._directory).driver, self.sites.options.choice.driver.kind
+        if joined and joined != chosen:
+            raise CliError(
+                f"The network that this site has joined is carried by {joined}, and {chosen} is chosen here.",
+                f"redoma up --site private --driver {joined}",
+            )
 
     def _joined_site(self) -> str:
         membership, trouble = self._membership()

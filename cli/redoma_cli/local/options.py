@@ -13,7 +13,7 @@ from pathlib import Path
 
 from redoma_cli.client import DEFAULT_PORT
 from redoma_cli.errors import CliError
-from redoma_cli.local.driver import Driver, DriverChoice, check_program, read_driver
+from redoma_cli.local.driver import EMBEDDED, Driver, DriverChoice, check_program, read_driver
 from redoma_cli.local.home import Home, write_private
 from redoma_cli.local.plan import processes_of
 from redoma_cli.local.ports import LOOPBACK
@@ -60,7 +60,7 @@ class SiteChoice:
 
     sites: Sites
     van_address: str = ""
-    driver: DriverChoice = DriverChoice()
+    driver: DriverChoice = EMBEDDED
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ def choose_sites(
     van_address: str,
     van_port: int,
     own_address: Callable[[], str] = lambda: own_address(),
-    driver: DriverChoice = DriverChoice(),
+    driver: DriverChoice = EMBEDDED,
 ) -> SiteChoice:
     """Gives the choice in force: what a person says now, else what was kept, else both sites.
 
@@ -209,7 +209,7 @@ def read_choice(home: Home) -> SiteChoice | None:
     """Reads what was chosen before; None where nothing can be read."""
     try:
         content = json.loads((home.config / "sites.json").read_text())
-        driver = read_driver(content["driver"]) if "driver" in content else DriverChoice()
+        driver = read_driver(content["driver"]) if "driver" in content else EMBEDDED
         return SiteChoice(Sites(content["sites"]), str(content["van_address"]), driver)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

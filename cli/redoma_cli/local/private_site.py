@@ -9,7 +9,7 @@ is started anew for that.
 
 from collections.abc import Mapping
 
-from redoma_cli.local.envoy import Bootstraps, admin_socket, envoy_spec
+from redoma_cli.local.envoy import Bootstraps, envoy_spec
 from redoma_cli.local.home import Home
 from redoma_cli.local.membership import service_identity
 from redoma_cli.local.options import SiteOptions
@@ -21,6 +21,7 @@ from redoma_cli.local.public_site import database_url, tls_table
 from redoma_cli.local.service import Program, service_spec
 from redoma_cli.local.toml import Table
 from redoma_cli.local.weights import Weights
+from redoma_kit.envoy_process import admin_socket
 from redoma_kit.policy import spiffe_id
 
 DEFAULT_SITE = "private"

@@ -11,6 +11,7 @@ from redoma_cli.local.home import PRIVATE_DIRECTORY, write_private
 from redoma_cli.local.membership import Failure, Step
 from redoma_cli.local.plan import fingerprint
 from redoma_cli.local.service import Program, program_files
+from redoma_kit.envoy_process import secrets_file
 
 TIMEOUT_S = 120.0
 PROG = "redoma-provisioner: "
@@ -38,12 +39,10 @@ class ProvisionerProgram:
             OSError: It can't be written.
         """
         argv = (*self.program.argv, "--print-bootstrap", proxy)
-        made_of = fingerprint(
-            (*argv, about), self.env, [self.program.config, *program_files((f"redoma_{self.program.service}",))]
-        )
+        made_of = fingerprint((*argv, about), self.env, [self.program.config, *program_files(self.program.packages)])
         file = self.program.config.with_name(f"{proxy}.json")
         # Envoy reads this one again when it changes, by its name in the working directory.
-        secrets = self.program.directory / f"{proxy}-secrets.json"
+        secrets = self.program.directory / secrets_file(proxy)
         mark = file.with_suffix(".made-of")
         if not (file.exists() and secrets.exists() and mark.exists() and mark.read_text() == made_of):
             printed = json.loads(self._run(argv))

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from redoma_cli.local.envoy import Bootstraps, admin_socket, envoy_spec
+from redoma_cli.local.envoy import Bootstraps, envoy_spec
 from redoma_cli.local.home import Home, write_private
 from redoma_cli.local.options import SiteOptions
 from redoma_cli.local.pki import DevelopmentAuthority, IdentityFiles, server_name
@@ -15,6 +15,7 @@ from redoma_cli.local.process import PidFile
 from redoma_cli.local.service import Program, service_spec
 from redoma_cli.local.toml import Table
 from redoma_kit.api_key import digest_of
+from redoma_kit.envoy_process import admin_socket
 
 # Each listens on a loopback port of its own.
 LISTENING = ("tenant", "chat", "provisioner", "egress")

@@ -22,6 +22,8 @@ ASK_TIMEOUT_S = 2.0
 ASK_EVERY_S = 2.0
 # How long the link may take once every process is ready.
 LINK_TIMEOUT_S = 60.0
+# The same where Skupper starts a site first, and may fetch its router.
+SKUPPER_LINK_TIMEOUT_S = 240.0
 # How long the public site may refuse the private one: right after joining it takes a moment to know it.
 REFUSED_TIMEOUT_S = 15.0
 # What the private provisioner calls it where no waiting helps.
@@ -129,32 +131,47 @@ class LinkOfBoth:
 
 
 class LinkOfPrivate:
-    """Says whether the private site is linked, by what its own provisioner keeps; raises when it never will be."""
+    """Says whether the private site is linked, by what its own provisioner keeps; raises when it never will be.
 
-    def __init__(self, read: Callable[[], MembershipState], clock: Callable[[], float] = time.monotonic) -> None:
+    `waits` is told what is missing, in a sentence, each time that this changes.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[], MembershipState],
+        clock: Callable[[], float] = time.monotonic,
+        timeout_s: float = LINK_TIMEOUT_S,
+        waits: Callable[[str], None] = lambda sentence: None,
+    ) -> None:
         self._read = read
         self._clock = clock
+        self._timeout_s = timeout_s
+        self._waits = waits
+        self._told = ""
         self._since: float | None = None
 
     def __call__(self) -> bool:
         """Looks once.
 
         Raises:
-            CliError: There was no link for LINK_TIMEOUT_S, or the site was refused for REFUSED_TIMEOUT_S.
+            CliError: There was no link for as long as it may take, or the site was refused for REFUSED_TIMEOUT_S.
         """
         state = self._read()
         if state.linked:
             return True
+        if state.error is not None and state.error.message != self._told:
+            self._told = state.error.message
+            self._waits(self._told)
         now = self._clock()
         self._since = now if self._since is None else self._since
         is_refused = state.error is not None and state.error.reason in REFUSED
-        if now - self._since >= (REFUSED_TIMEOUT_S if is_refused else LINK_TIMEOUT_S):
+        if now - self._since >= (REFUSED_TIMEOUT_S if is_refused else self._timeout_s):
             if state.error is not None:
                 raise CliError(state.error.message, state.error.mend or DIALS_ON)
-            raise _not_linked("")
+            raise _not_linked("", self._timeout_s)
         return False
 
 
-def _not_linked(trouble: str) -> CliError:
-    sentence = f"All processes are ready, but no call gets through the link after {LINK_TIMEOUT_S:.0f} s."
+def _not_linked(trouble: str, timeout_s: float = LINK_TIMEOUT_S) -> CliError:
+    sentence = f"All processes are ready, but no call gets through the link after {timeout_s:.0f} s."
     return CliError(f"{sentence} {trouble}".strip(), "`redoma van status` and `redoma doctor` say why.")

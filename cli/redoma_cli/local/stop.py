@@ -10,9 +10,8 @@ from redoma_cli.local.plan import STOP_ORDER, pid_file, stop_order
 from redoma_cli.local.probe import EnvoyAdmin
 from redoma_cli.local.process import PidFile, ProcessIdentity, RunningProcess, await_unlisted
 from redoma_cli.local.state import state_file
+from redoma_kit.envoy_process import admin_socket
 
-# Of the edge; the other Envoys' are named so too.
-ADMIN_SOCKET = "edge-admin.sock"
 # How long a process without work may take to end before it is killed.
 LEAST_GRACE_S = 5.0
 POLL_S = 0.1
@@ -65,7 +64,7 @@ class SiteStopper:
                 process.close()
 
     def _drain(self, edge: RunningProcess, deadline: float) -> None:
-        admin = EnvoyAdmin(self.home.run / ADMIN_SOCKET)
+        admin = EnvoyAdmin(self.home.run / admin_socket("edge"))
         told = 0
         try:
             # The first makes every answer ask its client to reconnect; the second closes the port to new ones.

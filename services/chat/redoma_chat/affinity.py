@@ -12,9 +12,8 @@ from collections.abc import Iterator
 
 from redoma_chat.inference import Prompt, Role, Turn
 from redoma_kit.identity import Identity
+from redoma_kit.routing import AFFINITY_KEY, TENANT_KEY
 
-AFFINITY_KEY = "redoma-affinity"
-TENANT_KEY = "redoma-tenant"
 DEDICATED = "DEDICATED"
 KEY_DIGITS = 16
 # Enough to tell prompts apart; what follows a longer beginning does not matter.

@@ -1,4 +1,4 @@
-"""gRPC credentials from a service's identity files: mutual TLS between services, and who the peer is."""
+"""What a service shows to those it calls, and who the peer of a call is."""
 
 from collections.abc import Iterable, Mapping
 
@@ -7,21 +7,6 @@ import grpc
 from redoma_kit.settings import TlsSettings
 
 SPIFFE_PREFIX = "spiffe://redoma/"
-
-
-def server_credentials(tls: TlsSettings) -> grpc.ServerCredentials:
-    """Gives credentials that require a client certificate of the trusted authority, by the files as they are now.
-
-    A service's own server uses ServerIdentity, which follows the files.
-
-    Raises:
-        OSError: A file can't be read.
-    """
-    return grpc.ssl_server_credentials(
-        [(tls.key_file.read_bytes(), tls.cert_file.read_bytes())],
-        root_certificates=tls.ca_file.read_bytes(),
-        require_client_auth=True,
-    )
 
 
 def channel_credentials(tls: TlsSettings) -> grpc.ChannelCredentials:

@@ -1,9 +1,8 @@
 """Chooses what carries the network, by the settings."""
 
 import os
-import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 
 import grpc
 import structlog
@@ -21,13 +20,15 @@ from redoma_provisioner.network.drivers.skupper_system.wiring import system_driv
 from redoma_provisioner.settings import ProvisionerSettings, ProxySettings
 from redoma_provisioner.trust.keeper import KeptTrust
 from redoma_provisioner.trust.membership_files import CA, CERTIFICATE, KEY, MembershipFiles
-from redoma_provisioner.trust.names import PUBLIC_SITE
-
-GATEWAY = "gateway"
+from redoma_provisioner.trust.names import GATEWAY, PUBLIC_SITE
 
 
 def open_public_driver(
-    settings: ProvisionerSettings, address: str, egress: grpc.aio.Channel, log: structlog.stdlib.BoundLogger
+    settings: ProvisionerSettings,
+    address: str,
+    egress: grpc.aio.Channel,
+    now: Callable[[], datetime],
+    log: structlog.stdlib.BoundLogger,
 ) -> NetworkDriver:
     """Opens the public site's driver; `address` is where private sites join and link.
 
@@ -38,10 +39,12 @@ def open_public_driver(
         socket = None if settings.egress is None else settings.egress.admin_socket
         tunnels = EgressTunnels(None if socket is None else EnvoyAdmin(socket))
         return EmbeddedPublicDriver(GrpcEgressCalls(egress), tunnels, address, log)
-    return _skupper_driver(settings, PUBLIC_SITE, address, log)
+    return _skupper_driver(settings, PUBLIC_SITE, address, now, log)
 
 
-def open_private_driver(settings: ProvisionerSettings, kept: KeptTrust, now: Callable[[], datetime]) -> NetworkDriver:
+def open_private_driver(
+    settings: ProvisionerSettings, kept: KeptTrust, now: Callable[[], datetime], log: structlog.stdlib.BoundLogger
+) -> NetworkDriver:
     """Opens the driver of a private site, which is the one that it joined with.
 
     Raises:
@@ -53,7 +56,7 @@ def open_private_driver(settings: ProvisionerSettings, kept: KeptTrust, now: Cal
         raise CannotStart(
             f'This site joined a network of the driver {kept.driver.value}; set driver.kind = "{kept.driver.value}".'
         )
-    return _skupper_driver(settings, kept.site, None, structlog.stdlib.get_logger())
+    return _skupper_driver(settings, kept.site, None, now, log)
 
 
 def _gateway_driver(settings: ProvisionerSettings, kept: KeptTrust, now: Callable[[], datetime]) -> NetworkDriver:
@@ -68,17 +71,19 @@ def _gateway_driver(settings: ProvisionerSettings, kept: KeptTrust, now: Callabl
 
 
 def _skupper_driver(
-    settings: ProvisionerSettings, site: str, join_address: str | None, log: structlog.stdlib.BoundLogger
+    settings: ProvisionerSettings,
+    site: str,
+    join_address: str | None,
+    now: Callable[[], datetime],
+    log: structlog.stdlib.BoundLogger,
 ) -> NetworkDriver:
     if settings.driver.kind == DriverKind.SKUPPER_KUBERNETES.value:
-        return kubernetes_driver(settings.driver, site, _utc_now, log)
+        return kubernetes_driver(settings.driver, site, now, log)
     try:
         if settings.driver.kind == DriverKind.SKUPPER_SYSTEM.value:
-            return system_driver(settings.driver, join_address=join_address, environ=os.environ, clock=time.time)
+            return system_driver(
+                settings.driver, join_address=join_address, environ=os.environ, clock=lambda: now().timestamp()
+            )
     except (DriverRefused, DriverUnavailable) as error:
         raise CannotStart(str(error)) from error
     raise CannotStart(f"driver.kind = {settings.driver.kind} carries no network.")
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)

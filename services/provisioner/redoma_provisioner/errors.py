@@ -97,8 +97,8 @@ class NodeMismatch(DomainError):
 
     def __init__(self, node: str, proxy: str) -> None:
         super().__init__(
-            f"The certificate is that of {proxy or 'no Envoy of this site'}, and the node's id is {node[:100]!r}; start "
-            "Envoy with what `redoma-provisioner --print-bootstrap` prints."
+            f"The certificate is that of {proxy or 'no Envoy of this site'}, and the node's id is {node[:100]!r}; "
+            "start Envoy with what `redoma-provisioner --print-bootstrap` prints."
         )
 
 

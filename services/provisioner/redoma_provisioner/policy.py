@@ -5,6 +5,8 @@ from redoma_kit.policy import CHAT, EDGE, EGRESS, PROVISIONER, TENANT, Policy, R
 
 PLATFORM = frozenset({PLATFORM_ADMIN})
 CALL_MAX_S = 30.0
+# What carries the network may have to start or restart a router for whoever joins.
+JOIN_MAX_S = 280.0
 # These last as long as their caller; once a day they begin anew.
 LASTING_S = 86_400.0
 
@@ -33,7 +35,7 @@ PUBLIC_POLICY: Policy = {
     },
     f"{_NETWORK}/WatchNetwork": Rule(peers=EDGE, any_scope=PLATFORM),
     # The code in the request is the credential.
-    f"{_NETWORK}/RedeemLinkGrant": Rule(peers=EGRESS, identity=False, max_s=CALL_MAX_S),
+    f"{_NETWORK}/RedeemLinkGrant": Rule(peers=EGRESS, identity=False, max_s=JOIN_MAX_S),
     f"{_NETWORK}/WatchReplicas": Rule(peers=CHAT | TENANT, identity=False, max_s=LASTING_S),
     **{
         f"/redoma.provisioner.v1.{name}": Rule(peers=EDGE, any_scope=PLATFORM, max_s=CALL_MAX_S)

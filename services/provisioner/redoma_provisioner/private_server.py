@@ -29,6 +29,7 @@ from redoma_provisioner.network.driving import Driving
 from redoma_provisioner.network.metrics import NetworkMetrics
 from redoma_provisioner.network.private_reconciler import PrivateReconciler, PrivateSite, exposed_connectors
 from redoma_provisioner.network.site_conditions import LINKED
+from redoma_provisioner.network.view import LINK
 from redoma_provisioner.policy import DISCOVERY_METHODS, private_policy
 from redoma_provisioner.schema import MIGRATIONS, SCHEMA, SERVICE
 from redoma_provisioner.servicers.discovery import DiscoveryServicer
@@ -38,11 +39,9 @@ from redoma_provisioner.store.snapshots import SqlSnapshotStore
 from redoma_provisioner.trust.keeper import KeptTrust, TrustKeeper
 from redoma_provisioner.trust.membership import Membership, MembershipState
 from redoma_provisioner.trust.membership_files import MembershipFiles
+from redoma_provisioner.trust.names import GATEWAY
 from redoma_provisioner.trust.standing_file import JoinError, StandingFile
 
-GATEWAY = "gateway"
-# The name of a site's one link to the public site.
-LINK = "public"
 # How often the file that shows how the site stands is compared with that.
 STANDING_INTERVAL_S = 5.0
 
@@ -72,7 +71,7 @@ class PrivateServer:
         self.database = Database(settings.database_url, log, SCHEMA, settings.database_connections)
         self._gateway = Proxy(GATEWAY, spiffe_id(kept.site, GATEWAY), metrics)
         self._publisher = Publisher(Encoder(envoy_descriptors()), SqlSnapshotStore(self.database), now, log)
-        driver = open_private_driver(settings, kept, now)
+        driver = open_private_driver(settings, kept, now, log)
         self._reconciler = PrivateReconciler(
             PrivateSite(
                 kept.site, DesiredLink(LINK, kept.link_address, files.read_link()), exposed, settings.gateway.tunnels

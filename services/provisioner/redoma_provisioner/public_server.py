@@ -19,6 +19,7 @@ from redoma_kit.policy import spiffe_id
 from redoma_kit.server import GrpcServer
 from redoma_kit.telemetry import Telemetry
 from redoma_provisioner.drivers import open_public_driver
+from redoma_provisioner.edge.bootstrap import EDGE, EGRESS
 from redoma_provisioner.edge.encoding import Encoder, envoy_descriptors
 from redoma_provisioner.edge.metrics import EdgeMetrics
 from redoma_provisioner.edge.proxy import Proxy
@@ -39,8 +40,6 @@ from redoma_provisioner.store.snapshots import SqlSnapshotStore
 from redoma_provisioner.trust.identity_keys import IdentityKeys
 from redoma_provisioner.trust.names import PUBLIC_SITE
 from redoma_provisioner.trust_parts import TrustParts
-
-EDGE, EGRESS = "edge", "egress"
 
 
 class PublicServer:
@@ -69,7 +68,7 @@ class PublicServer:
             publish_edge, self._publisher, self._proxies[EDGE], edge, settings.proxies[EDGE], settings.max_stream_s
         )
         self._egress_channel = open_channel(edge.egress, settings.tls, settings.max_message_bytes)
-        driver = open_public_driver(settings, join.address, self._egress_channel, log)
+        driver = open_public_driver(settings, join.address, self._egress_channel, now, log)
         self.trust = TrustParts(self.database, authority, IdentityKeys(settings.jwks_file), now, time.monotonic, log)
         publisher = EgressPublisher(
             self._publisher,

@@ -7,8 +7,7 @@ import structlog
 
 from redoma_kit.database import Database
 from redoma_kit.periodic import Periodic
-from redoma_provisioner.errors import NetworkDriverRefused, NetworkDriverUnavailable
-from redoma_provisioner.network.driver import DriverKind, DriverRefused, DriverUnavailable, NetworkDriver
+from redoma_provisioner.network.driver import DriverKind, NetworkDriver
 from redoma_provisioner.network.rotations import Rotations
 from redoma_provisioner.network_parts import NetworkParts
 from redoma_provisioner.servicers.link_grants import LinkGrantServicer
@@ -21,6 +20,7 @@ from redoma_provisioner.trust.bundles import Bundles
 from redoma_provisioner.trust.certificate_reports import CertificateReports
 from redoma_provisioner.trust.grants import Grants
 from redoma_provisioner.trust.identity_keys import IdentityKeys
+from redoma_provisioner.trust.invitations import Invitations
 from redoma_provisioner.trust.redemption import Redeemer
 from redoma_provisioner.trust.revocation import Revocation
 from redoma_provisioner.trust.rotation import Rotator
@@ -36,32 +36,6 @@ from redoma_provisioner.trust.wrong_codes import WrongCodes
 
 # Who begins a rotation that nobody asked for.
 UPKEEP = "platform/provisioner"
-
-
-class Invitations:
-    """Lets the site's driver say what a joining site's own network needs to link."""
-
-    def __init__(self, driver: NetworkDriver) -> None:
-        self._driver = driver
-
-    async def invite(self, kind: DriverKind, site: str, ttl_s: float) -> str:
-        """Gives what lets a private site link, once; empty for a driver that needs nothing.
-
-        Raises:
-            NetworkDriverRefused, NetworkDriverUnavailable: In the words of what carries the network.
-        """
-        if kind is not self._driver.kind:
-            raise NetworkDriverRefused(
-                kind,
-                f"The token is for the driver {kind.value}, and the public site's is {self._driver.kind.value} by now; "
-                "ask for another token.",
-            )
-        try:
-            return await self._driver.invite(site, ttl_s)
-        except DriverRefused as error:
-            raise NetworkDriverRefused(kind, str(error)) from error
-        except DriverUnavailable as error:
-            raise NetworkDriverUnavailable(kind, str(error)) from error
 
 
 class TrustParts:
@@ -124,12 +98,18 @@ class TrustParts:
             reports = {site: standings.of(site).report for site in standings.linked}
             return {site: report.trust_sequence for site, report in reports.items() if report is not None}
 
+        def expiries() -> dict[str, datetime | None]:
+            reports = {site: standings.of(site).report for site in standings.linked}
+            return {
+                site: None if report is None else report.certificate_expire_time for site, report in reports.items()
+            }
+
         async def rotate(site: str) -> object:
             return await rotations.begin(await network.sites.get(site), UPKEEP)
 
         certificates = SqlCertificateStore(self._database)
         push = BundlePush(network.channel, self.bundles, reported, self._log)
-        renewal = Renewal(certificates, lambda: standings.linked, rotate, self._now)
+        renewal = Renewal(certificates, expiries, rotate, self._now)
         pruning = Pruning(certificates, SqlGrantStore(self._database), self._now)
         pushing = Periodic("trust bundles", PUSH_INTERVAL_S, push.round, self._log)
         self._work = (

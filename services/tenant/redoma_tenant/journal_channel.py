@@ -9,9 +9,9 @@ from redoma.model.v1 import engine_pb2
 from redoma.model.v1.engine_pb2_grpc import EngineServiceStub
 from redoma_kit.channel import raise_if_cancelled_here
 from redoma_kit.identity import METADATA_KEY
+from redoma_kit.routing import REPLICA_KEY
 from redoma_tenant.meter.counts import TokenCounts
 from redoma_tenant.reconciliation import UsageRecord
-from redoma_tenant.replica_channel import REPLICA_KEY
 from redoma_tenant.replicas import Replicas
 
 LIST = "/redoma.model.v1.EngineService/ListUsageRecords"

@@ -9,8 +9,8 @@ from redoma.model.v1 import engine_pb2
 from redoma.model.v1.engine_pb2_grpc import EngineServiceStub
 from redoma_kit.channel import raise_if_cancelled_here
 from redoma_kit.identity import METADATA_KEY
+from redoma_kit.routing import REPLICA_KEY
 from redoma_tenant.privacy.eraser import NotAcknowledged
-from redoma_tenant.replica_channel import REPLICA_KEY
 
 PURGE = "/redoma.model.v1.EngineService/PurgeTenant"
 PURGE_WAIT_S = 20.0

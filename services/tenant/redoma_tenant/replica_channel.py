@@ -9,9 +9,6 @@ from redoma.provisioner.v1 import network_pb2
 from redoma.provisioner.v1.network_pb2_grpc import NetworkServiceStub
 from redoma_kit.channel import raise_if_cancelled_here
 
-# The egress sends a call that carries it to the replica of that routing key alone.
-REPLICA_KEY = "redoma-replica"
-
 
 class GrpcReplicaFeed:
     """The provisioner at the other end of a gRPC channel."""

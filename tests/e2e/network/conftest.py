@@ -63,19 +63,24 @@ class Van:
         until(is_linked, f"{site.name} is linked")
 
 
+def make_or_skip(network: Network) -> None:
+    """Makes a network; where that is not allowed the tests are skipped, and with CI=true they fail."""
+    try:
+        network.up()
+    except NotAllowed as error:
+        message = f"network namespaces can't be used here: {error}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message, pytrace=False)
+        pytest.skip(message)
+
+
 @pytest.fixture(scope="session")
 def van(pki: TestPki) -> Iterator[Van]:
     """A public site and two private ones, linked."""
     network = Network([A, B, GUEST])
     with ExitStack() as stack:
         stack.callback(network.down)
-        try:
-            network.up()
-        except NotAllowed as error:
-            message = f"network namespaces can't be used here: {error}"
-            if os.environ.get("CI") == "true":
-                pytest.fail(message, pytrace=False)
-            pytest.skip(message)
+        make_or_skip(network)
         for file in (ENVOY, WEIGHTS):
             assert file.exists(), f"{file} is missing; `make test` installs it"
         # Paths of Unix sockets are short.

@@ -21,9 +21,17 @@ class NotAllowed(Exception):
 
 @dataclass(slots=True)
 class Network:
-    """The namespaces. Their names begin with the process's number, so that several suites can run."""
+    """The namespaces. Their names begin with the process's number, so that several suites can run.
+
+    Attributes:
+        sites: The private sites.
+        mark: Tells it from another network of this process; a letter or two.
+        has_host: Whether this machine itself reaches the public site; one network at a time has that.
+    """
 
     sites: Sequence[str]
+    mark: str = ""
+    has_host: bool = True
 
     @property
     def public(self) -> str:
@@ -81,20 +89,17 @@ class Network:
 
     @property
     def _host_link(self) -> str:
-        return f"rdm{os.getpid()}h"
+        return self._name("h")
 
     def _name(self, part: str) -> str:
-        return f"rdm{os.getpid()}{part}"
+        return f"rdm{os.getpid()}{self.mark}{part}"
 
     def _make(self) -> None:
         for name in (self.public, self.gateway, *(self.site(site) for site in self.sites)):
             _ip("netns", "add", name)
             self.run(name, "ip", "link", "set", "lo", "up")
-        _ip("link", "add", self._host_link, "type", "veth", "peer", "name", HOST_SIDE, "netns", self.public)
-        _ip("addr", "add", f"{HOST}/30", "dev", self._host_link)
-        _ip("link", "set", self._host_link, "up")
-        self._join(self.public, HOST_SIDE, f"{PUBLIC_FROM_HOST}/30")
-        _ip("route", "add", f"{PUBLIC}/32", "via", PUBLIC_FROM_HOST)
+        if self.has_host:
+            self._link_host()
         self._link(self.public, "out", f"{PUBLIC}/30", PUBLIC_SIDE, f"{OUTSIDE}/30")
         for number, site in enumerate(self.sites):
             inner = f"198.19.{number}.2"
@@ -104,6 +109,13 @@ class Network:
             self.run(self.public, "ip", "route", "add", f"{self.address(site)}/32", "via", OUTSIDE)
         self.restore()
         self.run(self.gateway, sys.executable, str(HERE / "nat.py"), PUBLIC_SIDE)
+
+    def _link_host(self) -> None:
+        _ip("link", "add", self._host_link, "type", "veth", "peer", "name", HOST_SIDE, "netns", self.public)
+        _ip("addr", "add", f"{HOST}/30", "dev", self._host_link)
+        _ip("link", "set", self._host_link, "up")
+        self._join(self.public, HOST_SIDE, f"{PUBLIC_FROM_HOST}/30")
+        _ip("route", "add", f"{PUBLIC}/32", "via", PUBLIC_FROM_HOST)
 
     def _link(self, namespace: str, name: str, address: str, other: str, other_address: str) -> None:
         """Links a namespace with the gateway."""

@@ -14,9 +14,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from redoma.provisioner.v1 import link_grant_pb2, network_pb2, network_pb2_grpc, operation_pb2_grpc
 from redoma_cli.local.toml import Table, render_toml
 from redoma_kit.channel import open_channel
+from redoma_kit.envoy_process import admin_socket, drain_options, secrets_file
 from redoma_kit.settings import TlsSettings, UpstreamSettings
 from redoma_kit.tls import channel_credentials
-from redoma_provisioner.edge.bootstrap import TUNNEL_DRAIN, admin_socket, bootstrap, bootstrap_secrets, secrets_file
+from redoma_provisioner.edge.bootstrap import bootstrap, bootstrap_secrets
 from redoma_provisioner.settings import ProvisionerSettings
 from tests.conftest import TestPki
 from tests.e2e.network.namespaces import PUBLIC, PUBLIC_FROM_HOST, Network
@@ -36,7 +37,14 @@ def envoy(name: str, namespace: str, network: Network, folder: Path, settings: T
     checked = ProvisionerSettings.model_validate(settings)
     (folder / f"{name}.json").write_text(bootstrap(checked, name))
     (folder / secrets_file(name)).write_text(bootstrap_secrets(checked, name))
-    options = ["--concurrency", str(workers), *TUNNEL_DRAIN, "--disable-hot-restart", "-l", "warning"]
+    options = [
+        "--concurrency",
+        str(workers),
+        *drain_options(name, checked.max_stream_s),
+        "--disable-hot-restart",
+        "-l",
+        "warning",
+    ]
     return Process(name, network.inside(namespace, [str(ENVOY), "-c", f"{name}.json", *options]), folder)
 
 

@@ -2,7 +2,9 @@
 
 import asyncio
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import grpc
 
@@ -10,10 +12,15 @@ from redoma.common.v1 import sampling_pb2
 from redoma.model.v1 import model_pb2, model_pb2_grpc
 from tests.conftest import TestPki
 
+if TYPE_CHECKING:
+    # grpcio's classes take type arguments in its stubs alone.
+    Call = grpc.aio.UnaryStreamCall[model_pb2.GenerateRequest, model_pb2.GenerateResponse]
 ENDLESS = sampling_pb2.SamplingOptions(max_output_tokens=900, ignore_eos=True, temperature=0.0)
 
+NOTHING: Mapping[str, str] = {}
 
-def call_metadata(pki: TestPki, replica: str = "", **more: str) -> tuple[tuple[str, str], ...]:
+
+def call_metadata(pki: TestPki, replica: str = "", more: Mapping[str, str] = NOTHING) -> tuple[tuple[str, str], ...]:
     """Gives what chat sends with a call: who it is for, and, if it matters, which replica is to answer."""
     chosen = (("redoma-replica", replica),) if replica else ()
     return (*pki.metadata(["model"], method="/redoma.chat.v1.ChatService/Ask"), *chosen, *more.items())
@@ -23,7 +30,7 @@ def call_metadata(pki: TestPki, replica: str = "", **more: str) -> tuple[tuple[s
 class Stream:
     """One answer that does not end by itself."""
 
-    call: grpc.aio.UnaryStreamCall
+    call: "Call"
     deltas: int = 0
     ended_at: float | None = None
     code: grpc.StatusCode | None = None
@@ -106,13 +113,15 @@ class Answer:
         return self.code is grpc.StatusCode.OK
 
 
-async def ask(channel: grpc.aio.Channel, pki: TestPki, replica: str = "", bound_s: float = 5.0, **more: str) -> Answer:
+async def ask(
+    channel: grpc.aio.Channel, pki: TestPki, replica: str = "", bound_s: float = 5.0, more: Mapping[str, str] = NOTHING
+) -> Answer:
     """Makes a short call."""
     stub = model_pb2_grpc.ModelServiceStub(channel)
     began = time.monotonic()
     try:
         answer = await stub.GetModel(
-            model_pb2.GetModelRequest(), metadata=call_metadata(pki, replica, **more), timeout=bound_s
+            model_pb2.GetModelRequest(), metadata=call_metadata(pki, replica, more), timeout=bound_s
         )
         model, code = answer.model.id, grpc.StatusCode.OK
     except grpc.aio.AioRpcError as error:

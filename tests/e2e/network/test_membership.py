@@ -108,18 +108,27 @@ async def test_ten_joins_and_leaves_leave_nothing(van: Van, calls: grpc.aio.Chan
     """A site that came and went left no process, no tunnel, no open file, no row and no resource."""
     guest = van.sites[GUEST]
     before: tuple[object, ...] = ()
+    open_files: tuple[int, ...] = ()
     for number in range(JOINS):
         await asyncio.to_thread(van.admit, guest)
         name = f"sites/{GUEST}"
         await asyncio.to_thread(van.administrator.call, "RevokeSite", network_pb2.RevokeSiteRequest(name=name))
-        while GUEST in (await tunnels(van).by_site() or {}):
-            await asyncio.sleep(0.05)
+        await _has_no_tunnel(van, GUEST)
         await asyncio.to_thread(van.administrator.call, "DeleteSite", network_pb2.DeleteSiteRequest(name=name))
         guest.forget()
         if number == 0:
-            before = await _traces(van)
+            before, open_files = await _traces(van), _open_files(van)
     await _settles(van, before)
+    # Connections come and go; each join would have left one more.
+    assert all(now < then + JOINS // 2 for now, then in zip(_open_files(van), open_files, strict=True))
     assert (await ask(calls, van.pki, van.a.model_key)).ok
+
+
+async def _has_no_tunnel(van: Van, site: str) -> None:
+    end = time.monotonic() + 10
+    while site in (await tunnels(van).by_site() or {}):
+        assert time.monotonic() < end, f"{site} has tunnels"
+        await asyncio.sleep(0.05)
 
 
 async def _settles(van: Van, before: tuple[object, ...]) -> None:
@@ -142,10 +151,12 @@ async def _traces(van: Van) -> tuple[object, ...]:
         dict(await admin.stats(r"^listener_manager\.total_listeners_active$|^cluster_manager\.active_clusters$")),
         await tunnels(van).by_site(),
         van.network.run(van.network.site(GUEST), *connections).stdout,
-        van.public.egress.descriptors(),
-        van.public.provisioner.descriptors(),
         sorted(file.name for file in van.public.folder.iterdir() if "-" not in file.suffix),
     )
+
+
+def _open_files(van: Van) -> tuple[int, ...]:
+    return van.public.egress.descriptors(), van.public.provisioner.descriptors()
 
 
 def _operation(van: Van, name: str) -> operation_pb2.Operation:

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 import pytest
@@ -15,6 +16,9 @@ from tests.e2e.network.conftest import Van
 from tests.e2e.network.namespaces import HERE, PUBLIC
 from tests.e2e.network.streams import ask, call_metadata, until_answered
 
+if TYPE_CHECKING:
+    # grpcio's classes take type arguments in its stubs alone.
+    Method = grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
 MARKER = "the patient of bed seventeen"
 LISTEN = (
     "import socket; server = socket.create_server(('0.0.0.0', 9000)); print('listening', flush=True);"
@@ -70,7 +74,7 @@ async def test_nobody_on_the_way_reads_a_prompt_or_who_asks(van: Van, calls: grp
     )
     with background(sniffer):
         stub = model_pb2_grpc.ModelServiceStub(calls)
-        metadata = call_metadata(van.pki, van.a.model_key, **{"x-marker": MARKER * 20})
+        metadata = call_metadata(van.pki, van.a.model_key, {"x-marker": MARKER * 20})
         events = [event async for event in stub.Generate(request, metadata=metadata, timeout=60)]
         van.network.run(van.a.namespace, sys.executable, "-c", SHOUT, PUBLIC, "heard in the clear")
     assert events[-1].WhichOneof("event") == "done"
@@ -87,12 +91,12 @@ async def test_a_caller_can_not_choose_another_site_by_its_own_headers(van: Van,
         "redoma-flush-site": van.b.name,
         "x-forwarded-client-cert": "URI=spiffe://redoma/public/provisioner",
     }
-    answer = await ask(calls, van.pki, van.a.model_key, **forged)
+    answer = await ask(calls, van.pki, van.a.model_key, more=forged)
     assert answer.model == f"model-of-{van.a.name}"
 
 
 async def test_only_the_provisioner_may_close_tunnels(van: Van, calls: grpc.aio.Channel) -> None:
-    flush = calls.unary_unary("/redoma.egress/Flush")
+    flush: Method = calls.unary_unary("/redoma.egress/Flush")
     with pytest.raises(grpc.aio.AioRpcError) as refusal:
         await flush(b"", metadata=(("redoma-flush-site", van.a.name),), timeout=5)
     assert refusal.value.code() is grpc.StatusCode.PERMISSION_DENIED

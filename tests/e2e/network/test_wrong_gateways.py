@@ -13,14 +13,15 @@ from typing import Any
 import grpc
 import pytest
 
+from redoma_kit.envoy_process import CUT_AT_ONCE
 from redoma_kit.settings import TlsSettings
-from redoma_provisioner.edge.bootstrap import TUNNEL_DRAIN
 from redoma_provisioner.edge.resources.gateway import gateway_snapshot
 from redoma_provisioner.edge.snapshot import CLUSTER, LISTENER, ROUTES, SECRET
 from redoma_provisioner.edge.state import GatewayState
-from redoma_provisioner.network.drivers.embedded.admin import EnvoyAdmin
+from redoma_provisioner.network.drivers.embedded.admin import AdminAway, EnvoyAdmin
 from redoma_provisioner.network.drivers.embedded.tunnel_count import EgressTunnels, GatewayTunnels
 from redoma_provisioner.settings import ProxySettings
+from redoma_provisioner.trust.authority import load_authority
 from tests.e2e.network.conftest import GUEST, Van
 from tests.e2e.network.namespaces import PUBLIC
 from tests.e2e.network.processes import Process
@@ -60,7 +61,7 @@ def rogue(van: Van, folder: Path, files: ProxySettings, site: str, node: str = "
     config = json.loads(text.replace(f"rc://{site}:{site}:", f"rc://{node or site}:{node or site}:"))
     del config["dynamic_resources"]
     (folder / "rogue.json").write_text(json.dumps(config))
-    options = ["--concurrency", "1", *TUNNEL_DRAIN, "--disable-hot-restart", "-l", "warning"]
+    options = ["--concurrency", "1", *CUT_AT_ONCE, "--disable-hot-restart", "-l", "warning"]
     process = Process(
         "rogue", van.network.inside(van.network.site(GUEST), [str(ENVOY), "-c", "rogue.json", *options]), folder
     )
@@ -90,11 +91,9 @@ def another_service(van: Van, folder: Path) -> tuple[ProxySettings, str]:
 
 def an_older_certificate(van: Van, folder: Path) -> tuple[ProxySettings, str]:
     """A certificate for the first site's gateway, by the right authority, that the public site does not know of."""
-    authority = make_authority(folder / "authority", _now)
+    make_authority(folder / "authority", _now)
     shutil.copy(van.pki.authority.certificate, folder / "authority" / "ca.crt")
     shutil.copy(van.pki.authority.key, folder / "authority" / "ca.key")
-    from redoma_provisioner.trust.authority import load_authority
-
     authority = load_authority(folder / "authority" / "ca.crt", folder / "authority" / "ca.key", 3600.0, _now)
     return files_of(identity_files(authority, folder / "id", van.a.name, "gateway")), van.a.name
 
@@ -113,7 +112,7 @@ async def links_never(van: Van, tunnels: GatewayTunnels, folder: Path) -> None:
     while True:
         try:
             failed = await admin.stats(r"^tunnels\.worker_0\.cluster\.egress\.failed$|handshake.*failed")
-        except Exception:
+        except AdminAway:
             failed = {}
         if sum(failed.values()) >= TRIES:
             break

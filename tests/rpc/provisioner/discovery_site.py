@@ -27,7 +27,6 @@ from redoma_kit.identity import METADATA_KEY, IdentityVerifier
 from redoma_kit.server import GrpcServer
 from redoma_kit.settings import TlsSettings, UpstreamSettings
 from redoma_kit.telemetry import Telemetry
-from redoma_kit.tls import server_credentials
 from redoma_provisioner.edge.encoding import Encoder, envoy_descriptors
 from redoma_provisioner.edge.metrics import EdgeMetrics
 from redoma_provisioner.edge.proxy import Proxy
@@ -42,6 +41,7 @@ from redoma_provisioner.servicers.edge import EdgeServicer
 from redoma_provisioner.settings import ProvisionerSettings, ProxySettings
 from tests.conftest import TestPki
 from tests.fakes.control_plane import RealEnvoy, settings_of
+from tests.fakes.server_credentials import server_credentials
 
 BOUND_S = 30.0
 MAX_MESSAGE_BYTES = 8 << 20

@@ -1,6 +1,7 @@
 """A private site's provisioner as the public one meets it."""
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -209,3 +210,21 @@ async def test_it_is_for_the_public_provisioner_alone(member: Member, site: str,
     call = getattr(member.stub(site, service), method)(getattr(membership_pb2, f"{method}Request")(), timeout=BOUND_S)
     outcome = call.read() if method == "WatchMembership" else call
     assert (await _failure(outcome)).reason == "METHOD_DENIED"
+
+
+async def test_a_disk_that_is_full_is_told_to_who_renews_and_nothing_is_lost(
+    member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before = member.site.keeper.kept
+    bundle = signed_bundle(member.authority, 2)
+    with monkeypatch.context() as patch:
+        patch.setattr("redoma_provisioner.trust.membership_files.write_new", full)
+        failures = [await _failure(member.apply(bundle)), await _failure(member.requests())]
+    for failure in failures:
+        assert (failure.code, failure.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "STATE_CONFLICT")
+        assert "No space left on device" in failure.message
+    assert member.site.keeper.kept == before
+    assert await member.apply(bundle) == 2

@@ -12,7 +12,7 @@ from tests.bench.outage import Visit
 from tests.bench.push import Push, median_push
 from tests.bench.pushed_replicas import LISTENER, TUNNEL, Replicas
 from tests.bench.reconciliation import Row, parts_of
-from tests.bench.van import goals_of, rate_rows, unary_rows
+from tests.bench.van import Costed, goals_of, rate_rows, unary_rows
 from tests.bench.ways import ALL, DIRECT, EGRESS, VAN, WAYS
 
 
@@ -21,11 +21,11 @@ def calls(direct: float, egress: float, van: float, everything: float) -> dict[s
     return {way: [ms / 1e3] * 3 for way, ms in zip(WAYS, (direct, egress, van, everything), strict=True)}
 
 
-def sample(rate: float) -> Sample:
-    return Sample(rate, rate, (0.1,), 1.0)
+def sample(rate: float) -> Costed:
+    return Costed(Sample(rate, rate, (0.1,), 1.0), 0.02)
 
 
-def rates(van: float) -> dict[tuple[str, int], list[Sample]]:
+def rates(van: float) -> dict[tuple[str, int], list[Costed]]:
     return {(way, 8): [sample(van if way == VAN else 100.0)] for way in WAYS}
 
 

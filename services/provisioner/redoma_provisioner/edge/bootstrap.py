@@ -2,13 +2,14 @@
 
 The certificate with which it calls the control plane is named in a file of its own, so that it is read again when it
 was renewed: an Envoy needs what `bootstrap` gives and, beside it in the working directory, what `bootstrap_secrets`
-gives, under the name of `secrets_file`.
+gives, under the name of `redoma_kit.envoy_process.secrets_file`.
 """
 
 import json
 
 from cryptography import x509
 
+from redoma_kit.envoy_process import admin_socket, secrets_file
 from redoma_kit.policy import spiffe_id
 from redoma_kit.settings import UpstreamSettings
 from redoma_kit.tls import SPIFFE_PREFIX
@@ -23,21 +24,7 @@ CONTROL_PLANE = "control-plane"
 EDGE, EGRESS, GATEWAY = "edge", "egress", "gateway"
 # Connections from outside that are open at a time; the egress has those of tunnels and of its own pipes too.
 MAX_CONNECTIONS = {EDGE: 4_096, EGRESS: 16_384}
-# For Envoy's command line. A drained edge lets streams finish, so its --drain-time-s is REDOMA_MAX_STREAM_S and this
-# more. That of the egress is how long the streams of a revoked site go on, and the gateway follows it.
-EDGE_DRAIN_MARGIN_S = 10
-TUNNEL_DRAIN = ("--drain-time-s", "1", "--drain-strategy", "immediate")
 _TUNNELS = "envoy.extensions.bootstrap.reverse_tunnel"
-
-
-def secrets_file(proxy: str) -> str:
-    """Names the file that has to lie in the Envoy's working directory, with what `bootstrap_secrets` gives."""
-    return f"{proxy}-secrets.json"
-
-
-def admin_socket(proxy: str) -> str:
-    """Names the Unix socket of its admin interface, in its working directory."""
-    return f"{proxy}-admin.sock"
 
 
 def bootstrap_secrets(settings: ProvisionerSettings, proxy: str) -> str:

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+CONFIGURED, OPERATIONAL = "Configured", "Operational"
+MATCHED, REACHABLE = "Matched", "Reachable"
+
 
 @dataclass(frozen=True, slots=True)
 class Condition:

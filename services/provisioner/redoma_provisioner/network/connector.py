@@ -5,9 +5,6 @@ from dataclasses import dataclass
 
 from redoma_provisioner.trust.connectors import ExposedConnector, checked_connectors
 
-MODEL = "model"
-PROVISIONER = "provisioner"
-
 
 @dataclass(frozen=True, slots=True)
 class Connector:

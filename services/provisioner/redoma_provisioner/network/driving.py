@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import structlog
 
 from redoma_kit.periodic import Periodic
+from redoma_provisioner.network.condition import CONFIGURED
 from redoma_provisioner.network.driver import (
     DesiredNetwork,
     DriverKind,
@@ -219,7 +220,7 @@ def _is_whole(observation: Observation) -> bool:
         *(connector.conditions for connector in network.connectors.values()),
     )
     conditions = (condition for resource in each for condition in resource)
-    return observation.refusal is not None or all(one.holds for one in conditions if one.type == "Configured")
+    return observation.refusal is not None or all(one.holds for one in conditions if one.type == CONFIGURED)
 
 
 def _pause(failures: int) -> float:

@@ -4,15 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from redoma_provisioner.edge.state import EgressState, Endpoint
-from redoma_provisioner.network.connector import MODEL, Connector
+from redoma_provisioner.network.connector import Connector
 from redoma_provisioner.network.driver import AdmittedSite, DesiredListener, DesiredNetwork, DriverKind
 from redoma_provisioner.network.site import Site, SiteCertificates, SiteState
-from redoma_provisioner.trust.names import PUBLIC_SITE
+from redoma_provisioner.trust.names import GATEWAY, MODEL, PUBLIC_SITE
 
 # These lead to a private site by a host:port of their own.
 BY_ADDRESS = frozenset({DriverKind.SKUPPER_KUBERNETES, DriverKind.SKUPPER_SYSTEM})
-# What a connection through a site's tunnels meets first.
-GATEWAY = "gateway"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +85,7 @@ def _endpoint(connector: Connector, priority: int, address: str) -> Endpoint:
     return Endpoint(
         routing_key=connector.routing_key,
         site=connector.site,
+        # What a connection through a site's tunnels meets first.
         service=connector.service if address else GATEWAY,
         tenant=connector.tenant,
         priority=priority,

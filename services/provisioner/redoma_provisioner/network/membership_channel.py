@@ -7,6 +7,7 @@ import grpc
 from redoma.provisioner.v1 import membership_pb2, network_pb2
 from redoma.provisioner.v1.membership_pb2_grpc import MembershipServiceStub
 from redoma_kit.errors import failure_from_status
+from redoma_kit.routing import REPLICA_KEY
 from redoma_provisioner.errors import SiteUnreachable, StateConflict
 from redoma_provisioner.network.standings import Report
 from redoma_provisioner.servicers.connectors import connectors_in
@@ -15,7 +16,6 @@ from redoma_provisioner.trust.connectors import MAX_CONNECTORS
 from redoma_provisioner.trust.csr import CertificateRequest
 from redoma_provisioner.trust.record import IssuedCertificate
 
-REPLICA_KEY = "redoma-replica"
 CALL_WAIT_S = 20.0
 # More bundles than a public site ever signs, and what every database keeps.
 MAX_SEQUENCE = 2**31 - 1

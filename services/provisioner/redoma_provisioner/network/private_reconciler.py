@@ -9,12 +9,12 @@ import structlog
 
 from redoma_kit.periodic import Periodic
 from redoma_provisioner.edge.state import Exposed, GatewayState
-from redoma_provisioner.network.condition import Condition, carried_on
+from redoma_provisioner.network.condition import CONFIGURED, MATCHED, OPERATIONAL, Condition, carried_on
 from redoma_provisioner.network.connector import Connector
 from redoma_provisioner.network.driver import DesiredConnector, DesiredLink, DesiredNetwork
 from redoma_provisioner.network.driving import Driving, Observation
 from redoma_provisioner.network.kept import BY_ADDRESS
-from redoma_provisioner.network.told import CONFIGURED, MATCHED, OPERATIONAL, told
+from redoma_provisioner.network.told import told
 from redoma_provisioner.trust.connectors import ExposedConnector
 from redoma_provisioner.trust.membership import Membership, MembershipState
 

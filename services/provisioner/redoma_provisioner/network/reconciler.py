@@ -16,7 +16,6 @@ import structlog
 from redoma_kit.errors import StorageUnavailable
 from redoma_kit.periodic import Periodic
 from redoma_provisioner.edge.state import EgressState, Endpoint
-from redoma_provisioner.network.connector import PROVISIONER
 from redoma_provisioner.network.driving import Driving, Observation
 from redoma_provisioner.network.feed import Feed
 from redoma_provisioner.network.kept import BY_ADDRESS, KeptNetwork, desired_network, egress_state, what_changed
@@ -24,6 +23,7 @@ from redoma_provisioner.network.metrics import NetworkMetrics
 from redoma_provisioner.network.site import Site
 from redoma_provisioner.network.standings import Standings
 from redoma_provisioner.network.view import NetworkView, SiteView, Sources, make_view, site_views
+from redoma_provisioner.trust.names import PROVISIONER
 
 # How soon what another replica of this service wrote is noticed.
 INTERVAL_S = 1.0

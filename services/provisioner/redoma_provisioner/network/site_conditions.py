@@ -70,11 +70,11 @@ def _linked(site: Site, standing: Standing, facts: SiteFacts, expire_time: datet
         return Condition(LINKED, True, "Answers")
     if site.driver is not facts.driver:
         message = (
-            f"{site.id} joined for {site.driver.value}, but this site uses {facts.driver.value}: let it join anew."
+            f"{site.id} joined for {site.driver.value}, but this site uses {facts.driver.value}: {_join_anew(site)}."
         )
         return Condition(LINKED, False, "OtherDriver", message)
     if expire_time is not None and expire_time <= now:
-        message = f"The certificates of {site.id} have expired: let it join anew with `redoma van grant --rejoin`."
+        message = f"The certificates of {site.id} have expired: {_join_anew(site)}."
         return Condition(LINKED, False, "CertificateExpired", message)
     if problem := facts.link_problems.get(site.id):
         return Condition(LINKED, False, "NoLink", problem)
@@ -107,12 +107,13 @@ def _clock_in_step(site: Site, standing: Standing) -> Condition:
 
 def _certificates_valid(site: Site, expire_time: datetime | None, now: datetime) -> Condition:
     if expire_time is None:
-        message = f"{site.id} has no certificate that counts: let it join anew with `redoma van grant --rejoin`."
+        message = f"{site.id} has no certificate that counts: {_join_anew(site)}."
         return Condition(CERTIFICATES_VALID, False, "NoCertificates", message)
     if expire_time <= now:
-        message = (
-            f"The certificates of {site.id} expired at {expire_time:%Y-%m-%d %H:%M} UTC: "
-            "let it join anew with `redoma van grant --rejoin`."
-        )
+        message = f"The certificates of {site.id} expired at {expire_time:%Y-%m-%d %H:%M} UTC: {_join_anew(site)}."
         return Condition(CERTIFICATES_VALID, False, "CertificateExpired", message)
     return Condition(CERTIFICATES_VALID, True, "Valid")
+
+
+def _join_anew(site: Site) -> str:
+    return f"let it join anew with a token of `redoma van grant --site {site.id} --rejoin`"

@@ -2,11 +2,9 @@
 
 from dataclasses import replace
 
-from redoma_provisioner.network.condition import Condition
+from redoma_provisioner.network.condition import CONFIGURED, Condition
 from redoma_provisioner.network.driving import Observation
 
-CONFIGURED, OPERATIONAL = "Configured", "Operational"
-MATCHED, REACHABLE = "Matched", "Reachable"
 PENDING = "Pending"
 
 

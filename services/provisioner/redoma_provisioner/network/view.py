@@ -4,7 +4,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from redoma_provisioner.network.condition import Condition, carried_on
+from redoma_provisioner.network.condition import (
+    CONFIGURED,
+    MATCHED,
+    OPERATIONAL,
+    REACHABLE,
+    Condition,
+    carried_on,
+)
 from redoma_provisioner.network.connector import Connector
 from redoma_provisioner.network.driver import DriverKind
 from redoma_provisioner.network.driving import Observation
@@ -12,7 +19,7 @@ from redoma_provisioner.network.kept import KeptNetwork
 from redoma_provisioner.network.site import Site
 from redoma_provisioner.network.site_conditions import SiteFacts, certificate_expire_time, site_conditions
 from redoma_provisioner.network.standings import Standings
-from redoma_provisioner.network.told import CONFIGURED, MATCHED, OPERATIONAL, REACHABLE, told, unknown
+from redoma_provisioner.network.told import told, unknown
 
 # As private sites call their one link.
 LINK = "public"
@@ -104,13 +111,13 @@ class Sources:
 
 def make_view(sources: Sources, former: NetworkView) -> NetworkView:
     """Gives the network as it is, with the times since when each thing said in `former` still holds."""
-    links = _links(sources, former)
+    links, listeners = _links(sources, former), _listeners(sources, former)
     facts = _facts(sources, links)
     return NetworkView(
         sites={site.id: _site(site, sources, facts, former) for site in sources.kept.sites},
         links=links,
-        listeners=_listeners(sources, former),
-        connectors=_connectors(sources, former),
+        listeners=listeners,
+        connectors=_connectors(sources, listeners, former),
     )
 
 
@@ -190,7 +197,9 @@ def _listeners(sources: Sources, former: NetworkView) -> dict[str, ListenerView]
     return listeners
 
 
-def _connectors(sources: Sources, former: NetworkView) -> dict[str, ConnectorView]:
+def _connectors(
+    sources: Sources, listeners: Mapping[str, ListenerView], former: NetworkView
+) -> dict[str, ConnectorView]:
     connectors = {}
     for connector in sources.kept.connectors:
         key = connector.routing_key
@@ -199,6 +208,16 @@ def _connectors(sources: Sources, former: NetworkView) -> dict[str, ConnectorVie
         message = f"{connector.site} does not answer, so it can't say."
         answer = said if standing.linked and said else unknown((CONFIGURED, MATCHED), "NotLinked", message)
         seen = former.connectors.get(key)
-        conditions = carried_on(sources.now, () if seen is None else seen.conditions, answer)
+        told_here = _matched_here(answer, listeners.get(key))
+        conditions = carried_on(sources.now, () if seen is None else seen.conditions, told_here)
         connectors[key] = ConnectorView(connector, conditions)
     return connectors
+
+
+def _matched_here(conditions: tuple[Condition, ...], listener: ListenerView | None) -> tuple[Condition, ...]:
+    """Gives a connector's conditions; where its site can't know whether it is matched, its listener says so."""
+    said = () if listener is None else listener.conditions
+    matched = next((one for one in said if one.type == MATCHED), None)
+    if matched is None:
+        return conditions
+    return tuple(matched if one.type == MATCHED and one.holds is None else one for one in conditions)

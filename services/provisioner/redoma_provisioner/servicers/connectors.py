@@ -4,8 +4,9 @@ from collections.abc import Iterable
 
 from redoma.provisioner.v1 import site_pb2
 from redoma_provisioner.trust.connectors import ExposedConnector
+from redoma_provisioner.trust.names import MODEL, PROVISIONER
 
-SERVICES = {"model": site_pb2.Connector.SERVICE_MODEL, "provisioner": site_pb2.Connector.SERVICE_PROVISIONER}
+SERVICES = {MODEL: site_pb2.Connector.SERVICE_MODEL, PROVISIONER: site_pb2.Connector.SERVICE_PROVISIONER}
 NAMES = {message: name for name, message in SERVICES.items()}
 
 

@@ -5,11 +5,12 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from redoma.provisioner.v1 import membership_pb2, membership_pb2_grpc, network_pb2, site_pb2
 from redoma_kit.errors import InvalidField
 from redoma_kit.interceptors.drain import Drain
+from redoma_provisioner.errors import StateConflict
 from redoma_provisioner.network.condition import Condition
 from redoma_provisioner.servicers.connectors import connector_message
 from redoma_provisioner.servicers.network_forms import condition_messages
@@ -22,6 +23,8 @@ from redoma_provisioner.trust.names import SERVICES
 
 if TYPE_CHECKING:
     from redoma_kit.interceptors.pipeline import Context
+
+T = TypeVar("T")
 
 
 class MembershipServicer(membership_pb2_grpc.MembershipServiceServicer):
@@ -53,7 +56,7 @@ class MembershipServicer(membership_pb2_grpc.MembershipServiceServicer):
         self, request: membership_pb2.CreateCertificateRequestsRequest, context: "Context"
     ) -> membership_pb2.CreateCertificateRequestsResponse:
         """Makes new keys."""
-        requests = await asyncio.to_thread(self._keeper.requests)
+        requests = await _on_disk(self._keeper.requests)
         return membership_pb2.CreateCertificateRequestsResponse(
             certificate_requests=[network_pb2.CertificateRequest(service=one.service, csr=one.csr) for one in requests]
         )
@@ -70,7 +73,7 @@ class MembershipServicer(membership_pb2_grpc.MembershipServiceServicer):
             loop.call_soon_threadsafe(self._tell)
             return sequence
 
-        sequence = await asyncio.to_thread(apply)
+        sequence = await _on_disk(apply)
         return membership_pb2.ApplyTrustResponse(sequence=sequence)
 
     def _tell(self) -> None:
@@ -86,6 +89,16 @@ class MembershipServicer(membership_pb2_grpc.MembershipServiceServicer):
             clock=timestamp(self._now()),
             version=self._version,
         )
+
+
+async def _on_disk(work: Callable[[], T]) -> T:
+    try:
+        return await asyncio.to_thread(work)
+    except OSError as error:
+        raise StateConflict(
+            f"Its membership can't be written ({error.strerror}); mend the disk there, or make room, and try again.",
+            {"state": "DISK_FAILED"},
+        ) from error
 
 
 def _chains(certificates: Iterable[network_pb2.IssuedCertificate]) -> Mapping[str, str]:

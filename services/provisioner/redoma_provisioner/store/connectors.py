@@ -9,6 +9,7 @@ from redoma_kit.database import PLATFORM, Database
 from redoma_provisioner.network.connector import Connector
 from redoma_provisioner.store.schema import CONNECTORS
 from redoma_provisioner.store.trust import JOINED, lock_site
+from redoma_provisioner.trust.connectors import ExposedConnector
 
 
 class SqlConnectorStore:
@@ -26,11 +27,18 @@ class SqlConnectorStore:
             # Held until the end, so that a site that is revoked or forgotten meanwhile leaves nothing behind.
             if await lock_site(session, site) != JOINED:
                 return
-            await session.execute(delete(CONNECTORS).where(CONNECTORS.c.site_id == site))
-            if connectors:
-                await session.execute(insert(CONNECTORS), [_row(connector) for connector in connectors])
+            await write_connectors(session, site, connectors)
 
         await self._database.run(PLATFORM, work)
+
+
+async def write_connectors(
+    session: AsyncSession, site: str, connectors: Sequence[Connector | ExposedConnector]
+) -> None:
+    """Writes what a site exposes in place of what it did."""
+    await session.execute(delete(CONNECTORS).where(CONNECTORS.c.site_id == site))
+    if connectors:
+        await session.execute(insert(CONNECTORS), [_row(site, connector) for connector in connectors])
 
 
 def connector_of(row: RowMapping) -> Connector:
@@ -38,9 +46,9 @@ def connector_of(row: RowMapping) -> Connector:
     return Connector(row["site_id"], row["routing_key"], row["service"], row["target"], row["tenant_id"])
 
 
-def _row(connector: Connector) -> dict[str, str]:
+def _row(site: str, connector: Connector | ExposedConnector) -> dict[str, str]:
     return {
-        "site_id": connector.site,
+        "site_id": site,
         "routing_key": connector.routing_key,
         "service": connector.service,
         "target": connector.target,

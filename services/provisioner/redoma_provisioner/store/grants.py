@@ -11,9 +11,9 @@ from redoma_kit.errors import ResourceExists, ResourceNotFound
 from redoma_provisioner.errors import StateConflict
 from redoma_provisioner.network.driver import DriverKind
 from redoma_provisioner.store.certificates import insert_certificates, retire_certificates
-from redoma_provisioner.store.schema import CONNECTORS, LINK_GRANTS, SITES, UtcDateTime
+from redoma_provisioner.store.connectors import write_connectors
+from redoma_provisioner.store.schema import LINK_GRANTS, SITES, UtcDateTime
 from redoma_provisioner.store.trust import JOINED, REVOKED, add_site, lock_site, revoke_grants
-from redoma_provisioner.trust.connectors import ExposedConnector
 from redoma_provisioner.trust.grant import LinkGrant
 from redoma_provisioner.trust.names import site_name
 from redoma_provisioner.trust.redemption import KnownGrant, Redemption
@@ -132,24 +132,8 @@ async def _redeem(session: AsyncSession, grant: LinkGrant, redemption: Redemptio
     await session.execute(update(SITES).where(SITES.c.id == grant.site).values(joined))
     await retire_certificates(session, grant.site, now)
     await insert_certificates(session, redemption.records)
-    await _replace_connectors(session, grant.site, redemption.connectors)
+    await write_connectors(session, grant.site, redemption.connectors)
     return True
-
-
-async def _replace_connectors(session: AsyncSession, site: str, connectors: Sequence[ExposedConnector]) -> None:
-    await session.execute(delete(CONNECTORS).where(CONNECTORS.c.site_id == site))
-    rows = [
-        {
-            "site_id": site,
-            "routing_key": connector.routing_key,
-            "service": connector.service,
-            "target": connector.target,
-            "tenant_id": connector.tenant,
-        }
-        for connector in connectors
-    ]
-    if rows:
-        await session.execute(insert(CONNECTORS), rows)
 
 
 def _grant(row: RowMapping) -> LinkGrant:

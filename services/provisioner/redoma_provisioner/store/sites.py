@@ -14,8 +14,7 @@ from redoma_provisioner.network.kept import KeptNetwork
 from redoma_provisioner.network.site import Sighting, Site, SiteCertificates, SiteState
 from redoma_provisioner.store.connectors import connector_of
 from redoma_provisioner.store.schema import CERTIFICATES, CONNECTORS, SITES
-
-GATEWAY = "gateway"
+from redoma_provisioner.trust.names import GATEWAY
 
 
 class SqlSiteStore:

@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from redoma_kit.errors import InvalidField
-from redoma_provisioner.trust.names import CONNECTOR_NAME
+from redoma_provisioner.trust.names import CONNECTOR_NAME, EXPOSABLE_SERVICES
 
 MAX_CONNECTORS = 64
 MAX_TARGET = 255
-SERVICES = ("model", "provisioner")
 TENANT_ID = re.compile(r"[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 
@@ -48,8 +47,8 @@ def _checked(field: str, site: str, connector: ExposedConnector) -> ExposedConne
     prefix, separator, name = connector.routing_key.rpartition(".")
     if not CONNECTOR_NAME.fullmatch(name) or (separator and prefix != site):
         raise InvalidField(f"{field}.routing_key", f"must be {site}.NAME, NAME being 1 to 40 of a-z, 0-9 and '-'.")
-    if connector.service not in SERVICES:
-        raise InvalidField(f"{field}.service", f"must be one of {', '.join(SERVICES)}.")
+    if connector.service not in EXPOSABLE_SERVICES:
+        raise InvalidField(f"{field}.service", f"must be one of {', '.join(EXPOSABLE_SERVICES)}.")
     if not 0 < len(connector.target) <= MAX_TARGET or not connector.target.isprintable():
         raise InvalidField(f"{field}.target", f"must have 1 to {MAX_TARGET} characters that can be shown.")
     if connector.tenant and not TENANT_ID.fullmatch(connector.tenant):

@@ -13,22 +13,21 @@ from cryptography import x509
 
 from redoma.provisioner.v1 import network_pb2, network_pb2_grpc
 from redoma_kit.errors import InvalidField, failure_from_status
+from redoma_provisioner.edge.resources.joining import AUTHORITY_PATH, MAX_AUTHORITY_BYTES, SERVER_NAME
 from redoma_provisioner.servicers.connectors import connector_message
 from redoma_provisioner.servicers.drivers import KINDS
 from redoma_provisioner.trust import join_failure
 from redoma_provisioner.trust.joining import Meeting
-from redoma_provisioner.trust.names import PUBLIC_SITE, dns_name, parse_site_name
+from redoma_provisioner.trust.names import parse_site_name
 from redoma_provisioner.trust.redemption import Admission, JoinRequest, SiteCertificate
 from redoma_provisioner.trust.token import split_address
 from redoma_provisioner.trust.x509_errors import UNREADABLE
 
-SERVER_NAME = dns_name(PUBLIC_SITE, "egress")
-AUTHORITY_PATH = "/authority.pem"
-MAX_AUTHORITY_BYTES = 64 << 10
 MAX_HEAD_BYTES = 16 << 10
 MAX_ANSWER_BYTES = 4 << 20
 MEETING_TIMEOUT_S = 10.0
-REDEEM_TIMEOUT_S = 30.0
+# The public site may have to start or restart a router first.
+REDEEM_TIMEOUT_S = 300.0
 
 
 class GrpcJoinChannel:

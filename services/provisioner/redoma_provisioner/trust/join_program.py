@@ -4,10 +4,13 @@ from collections.abc import Callable
 from datetime import datetime
 
 from redoma_provisioner.errors import CannotStart
+from redoma_provisioner.network.driver import DriverKind
 from redoma_provisioner.settings import ProvisionerSettings
 from redoma_provisioner.trust.connectors import ExposedConnector
 from redoma_provisioner.trust.join_channel import GrpcJoinChannel
 from redoma_provisioner.trust.joining import Joining, Say
+
+ROUTER_IS_PREPARED = "the public site's Skupper prepares a link, which takes 6 s to some minutes"
 
 
 async def join(
@@ -29,5 +32,6 @@ async def join(
     if settings.role != "private" or settings.membership_dir is None:
         raise CannotStart('Joining needs the settings of a private site: role = "private" and membership_dir.')
     exposed = [ExposedConnector(one.name, one.service, one.target, one.tenant) for one in settings.exposed]
-    joining = Joining(settings.membership_dir, exposed, GrpcJoinChannel(version), now, say)
+    waits_for = "" if settings.driver.kind == DriverKind.EMBEDDED.value else ROUTER_IS_PREPARED
+    joining = Joining(settings.membership_dir, exposed, GrpcJoinChannel(version), now, say, waits_for)
     return 0 if await joining.join(token, link_resources) else 1

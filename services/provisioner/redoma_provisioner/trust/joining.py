@@ -10,6 +10,7 @@ from typing import Protocol
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 
+from redoma_provisioner.network.site_conditions import LONGEST_CLOCK_DIFFERENCE
 from redoma_provisioner.trust import join_failure
 from redoma_provisioner.trust.bundle import BundleOutdated, BundleRefused, authority_certificates, verify_bundle
 from redoma_provisioner.trust.certificate_check import CertificateNotYetValid, CertificateRefused, check_certificates
@@ -26,7 +27,6 @@ from redoma_provisioner.trust.token import JoinToken, NotAToken, TokenDamaged, p
 
 # Certificates begin five minutes before they are signed.
 MAX_CLOCK_OFFSET = timedelta(minutes=4)
-NOTED_CLOCK_OFFSET = timedelta(seconds=30)
 TITLES = (
     "Read the token",
     "Make keys, which stay here",
@@ -66,7 +66,10 @@ class JoinChannel(Protocol):
 
 
 class Joining:
-    """One attempt to join. `say` is told of every change of a step, and at the end of what came of it."""
+    """One attempt to join. `say` is told of every change of a step, and at the end of what came of it.
+
+    `waits_for` is what the public site may take long for while the token is redeemed; empty where it does not.
+    """
 
     def __init__(
         self,
@@ -75,7 +78,9 @@ class Joining:
         channel: JoinChannel,
         now: Callable[[], datetime],
         say: Say,
+        waits_for: str = "",
     ) -> None:
+        self._waits_for = waits_for
         self._files = MembershipFiles(directory)
         self._standing_file = StandingFile(directory)
         self._exposed = tuple(exposed)
@@ -125,7 +130,7 @@ class Joining:
         self._go_on(3, done=token.address)
         authority = _authority_of(token, meeting)
         clock = self._checked_clock(token.address, meeting)
-        self._go_on(4, done=clock)
+        self._go_on(4, done=clock, running=self._waits_for)
         try:
             admission = await self._redeem(token, authority, keys)
         except JoinFailed as failure:
@@ -162,7 +167,7 @@ class Joining:
             raise join_failure.clock_wrong(None)
         if now >= meeting.server.not_valid_after_utc:
             raise join_failure.certificate_expired(address, meeting.server.not_valid_after_utc)
-        if offset is not None and abs(offset) > NOTED_CLOCK_OFFSET:
+        if offset is not None and abs(offset) > LONGEST_CLOCK_DIFFERENCE:
             side = "behind" if offset > timedelta() else "ahead of"
             return f"this machine's clock is {join_failure.describe(abs(offset))} {side} the public site's: set it soon"
         return ""

@@ -22,10 +22,8 @@ from redoma_provisioner.trust.certificate_check import CertificateRefused, check
 from redoma_provisioner.trust.csr import CertificateRequest
 from redoma_provisioner.trust.keys import PendingKey, make_key, public_der
 from redoma_provisioner.trust.membership_files import MembershipBusy, MembershipFiles, MembershipSet, ServiceIdentity
-from redoma_provisioner.trust.names import SERVICES
+from redoma_provisioner.trust.names import PROVISIONER, SERVICES
 from redoma_provisioner.trust.x509_errors import UNREADABLE
-
-OWN_SERVICE = "provisioner"
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +180,7 @@ def kept_of(content: MembershipSet) -> KeptTrust:
     try:
         leaves = {service: read_chain(identity.chain.decode())[0] for service, identity in content.identities.items()}
         pinned = x509.load_pem_x509_certificates(content.authorities.encode())
-        site = site_of(leaves[OWN_SERVICE])
+        site = site_of(leaves[PROVISIONER])
         sequence = verify_bundle(content.bundle, pinned, site, 0).sequence
     except (CertificateRefused, BundleRefused, KeyError, *UNREADABLE) as error:
         raise ValueError(str(error)) from error

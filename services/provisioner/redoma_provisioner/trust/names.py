@@ -8,10 +8,13 @@ from redoma_kit.errors import InvalidField
 PUBLIC_SITE = "public"
 SITE_ID = re.compile(r"[a-z](?:[a-z0-9-]{0,38}[a-z0-9])?")
 CONNECTOR_NAME = re.compile(r"[a-z][a-z0-9-]{0,39}")
+GATEWAY, MODEL, PROVISIONER = "gateway", "model", "provisioner"
 # The services of a private site that get a certificate, in the order in which they are shown.
-SERVICES = ("gateway", "model", "provisioner", "supervisor")
+SERVICES = (GATEWAY, MODEL, PROVISIONER, "supervisor")
 # Without these there is no link and no way to renew.
-NEEDED_SERVICES = frozenset({"gateway", "provisioner"})
+NEEDED_SERVICES = frozenset({GATEWAY, PROVISIONER})
+# Those that it may expose to the network.
+EXPOSABLE_SERVICES = (MODEL, PROVISIONER)
 
 
 def site_name(site: str) -> str:

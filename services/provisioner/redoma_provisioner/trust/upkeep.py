@@ -4,6 +4,7 @@ Each has a `round` that a Periodic calls. Several replicas of the service may do
 """
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -24,6 +25,8 @@ PRUNING_INTERVAL_S = 60.0
 PUSHED_AT_ONCE = 16
 # What is left of a certificate's life when it is renewed.
 RENEWED_WITH = 1 / 3
+# How long after a rotation that broke off the next one is begun.
+TRIED_AGAIN_AFTER = timedelta(hours=1)
 # Certificates are forgotten when no clock that is a little slow takes them for good any more.
 EXPIRED_KEPT_FOR = timedelta(days=1)
 
@@ -88,19 +91,23 @@ class BundlePush:
 
 
 class Renewal:
-    """Begins to rotate certificates before they expire, of sites that `linked` names. `rotate` begins the operation."""
+    """Begins to rotate certificates before they expire, of sites that answer.
 
-    __slots__ = ("_linked", "_now", "_rotate", "_store")
+    `reported` gives by site when the first of its certificates expires by its own word, of those that answer; None: it
+    has not said. `rotate` begins the operation.
+    """
+
+    __slots__ = ("_now", "_reported", "_rotate", "_store")
 
     def __init__(
         self,
         store: CertificateReader,
-        linked: Callable[[], frozenset[str]],
+        reported: Callable[[], Mapping[str, datetime | None]],
         rotate: Callable[[str], Awaitable[object]],
         now: Callable[[], datetime],
     ) -> None:
         self._store = store
-        self._linked = linked
+        self._reported = reported
         self._rotate = rotate
         self._now = now
 
@@ -110,10 +117,11 @@ class Renewal:
         Raises:
             StorageUnavailable: The database does not answer.
         """
-        now = self._now()
-        newest = {(one.site, one.service): one for one in await self._store.good_certificates(now)}
-        due = {one.site for one in newest.values() if is_due(one, now)}
-        for site in sorted(due & self._linked()):
+        now, reported = self._now(), self._reported()
+        good: defaultdict[str, list[CertificateRecord]] = defaultdict(list)
+        for one in await self._store.good_certificates(now):
+            good[one.site].append(one)
+        for site in sorted(site for site, told in reported.items() if needs_renewal(good[site], told, now)):
             try:
                 await self._rotate(site)
             except StateConflict:
@@ -140,6 +148,20 @@ class Pruning:
         now = self._now()
         await self._grants.prune_grants(now - KEPT_FOR, now - REPEATED_FOR)
         await self._certificates.prune_certificates(now - EXPIRED_KEPT_FOR)
+
+
+def needs_renewal(good: Sequence[CertificateRecord], told: datetime | None, now: datetime) -> bool:
+    """Says whether to renew the certificates of a site now: those that are good, by issue time, of which the first of
+    those that it has expires when it `told`.
+
+    A rotation that broke off leaves good ones that the site may never have got. The site's word counts for no others,
+    so that it can't have itself renewed without end.
+    """
+    newest = {one.service: one for one in good}
+    if any(is_due(one, now) for one in newest.values()):
+        return True
+    was_tried = any(now - one.issue_time < TRIED_AGAIN_AFTER for one in newest.values())
+    return not was_tried and any(one.expire_time == told and is_due(one, now) for one in good)
 
 
 def is_due(certificate: CertificateRecord, now: datetime) -> bool:

@@ -3,7 +3,7 @@
 import signal
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +15,8 @@ from cryptography.hazmat.primitives import hashes
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from redoma_kit.channel import open_channel
+from redoma_kit.envoy_process import admin_socket
 from redoma_kit.settings import TlsSettings, UpstreamSettings
-from redoma_kit.tls import server_credentials
-from redoma_provisioner.edge.bootstrap import admin_socket
 from redoma_provisioner.edge.publisher import EgressPublisher, GatewayPublisher
 from redoma_provisioner.edge.snapshot import Snapshot
 from redoma_provisioner.edge.state import EgressState, Endpoint, Exposed, GatewayState
@@ -32,12 +31,14 @@ from redoma_provisioner.settings import ProxySettings
 from redoma_provisioner.trust.authority import Authority
 from tests.fakes.control_plane import ControlPlane, RealEnvoy, now, settings_of
 from tests.fakes.driver_suite import Ability
+from tests.fakes.server_credentials import server_credentials
 from tests.fakes.trust_parties import identity_files, make_authority
 
 ABILITIES = (Ability.CUT, Ability.RESTART, Ability.CALL, Ability.MATCH)
 MAX_STREAM_S = 600.0
 MAX_MESSAGE = 4 << 20
 PUBLIC = "public"
+FLOOD_METHOD, FLOOD_BYTES = "/test.Flood/Pour", 60_000
 
 
 def proxy_files(tls: TlsSettings) -> ProxySettings:
@@ -200,6 +201,7 @@ class EmbeddedLab:
             name = f"s{len(end.targets)}.sock"
             server = grpc.aio.server()
             health_pb2_grpc.add_HealthServicer_to_server(_healthy(), server)
+            server.add_generic_rpc_handlers([_flood()])
             files = end.identities[_service(routing_key)]
             server.add_secure_port(f"unix:{end.envoy.folder}/{name}", server_credentials(files))
             await server.start()
@@ -261,7 +263,7 @@ class EmbeddedLab:
 class Publishing:
     """A driver, and the control plane that a reconciler tells at the same time."""
 
-    def __init__(self, driver: NetworkDriver, publish: "Publish") -> None:
+    def __init__(self, driver: NetworkDriver, publish: Callable[[DesiredNetwork], Awaitable[None]]) -> None:
         self._driver = driver
         self._publish = publish
         self.kind = driver.kind
@@ -288,6 +290,17 @@ def _names(control: ControlPlane) -> Mapping[str, str]:
         for type_url, versions in snapshot.resource_versions.items()
         for name, version in versions.items()
     }
+
+
+async def _pour(request: bytes, context: object) -> AsyncIterator[bytes]:
+    while True:
+        yield bytes(FLOOD_BYTES)
+
+
+def _flood() -> grpc.GenericRpcHandler:
+    """Gives a method that sends without an end, for readers who do not read."""
+    service, method = FLOOD_METHOD.strip("/").split("/")
+    return grpc.method_handlers_generic_handler(service, {method: grpc.unary_stream_rpc_method_handler(_pour)})
 
 
 def _healthy() -> health.aio.HealthServicer:

@@ -1,9 +1,10 @@
 """New certificates for a site, pushes and renewals, with the site's own side of it."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -235,7 +236,7 @@ async def test_a_bundle_goes_to_sites_that_are_behind_alone(linked: LinkedSite) 
 async def test_certificates_are_renewed_when_a_third_of_their_life_is_left(linked: LinkedSite) -> None:
     public = linked.public
     begun: list[str] = []
-    answering: frozenset[str] = frozenset({SITE})
+    answering: dict[str, datetime | None] = {SITE: linked.reported}
 
     async def rotate(site: str) -> None:
         begun.append(site)
@@ -246,10 +247,10 @@ async def test_certificates_are_renewed_when_a_third_of_their_life_is_left(linke
     await renewal.round()
     assert begun == []
     public.clock.moved = timedelta(days=20, minutes=1)
-    answering = frozenset()
+    answering = {}
     await renewal.round()
     assert begun == []
-    answering = frozenset({SITE})
+    answering = {SITE: linked.reported}
     await renewal.round()
     await renewal.round()
     assert begun == [SITE]
@@ -261,7 +262,52 @@ async def test_a_renewal_that_goes_on_already_is_left_alone(linked: LinkedSite) 
         raise StateConflict("it goes on")
 
     linked.public.clock.moved = timedelta(days=25)
-    await Renewal(linked.public.certificates, lambda: frozenset({SITE}), refuse, linked.public.clock).round()
+    await Renewal(linked.public.certificates, lambda: {SITE: linked.reported}, refuse, linked.public.clock).round()
+
+
+async def test_a_rotation_that_broke_off_does_not_keep_a_site_from_being_renewed(linked: LinkedSite) -> None:
+    public = linked.public
+    begun: list[timedelta] = []
+
+    async def break_off(step: int) -> None:
+        linked.away = linked.away or (step == 2 and len(begun) < 2)
+
+    async def rotate(site: str) -> None:
+        begun.append(public.clock.moved)
+        linked.away = False
+        with contextlib.suppress(SiteUnreachable):
+            await linked.rotator().rotate(site, break_off)
+
+    async def renew_at(moved: timedelta) -> None:
+        public.clock.moved = moved
+        await Renewal(public.certificates, lambda: {SITE: linked.reported}, rotate, public.clock).round()
+
+    first_day, due = timedelta(days=1), timedelta(days=20, minutes=1)
+    public.clock.moved = first_day
+    with pytest.raises(SiteUnreachable):
+        await linked.rotator().rotate(SITE, break_off)
+    await renew_at(first_day + timedelta(hours=2))
+    assert begun == [], "it has what it joined with"
+    await renew_at(due)
+    assert begun == [due], "what it has is due, whatever was made for it later"
+    await renew_at(due + timedelta(minutes=1))
+    assert begun == [due], "not again and again"
+    await renew_at(due + timedelta(hours=2))
+    assert linked.reported is not None and linked.reported > public.clock() + timedelta(days=29)
+    await renew_at(due + timedelta(hours=4))
+    assert len(begun) == 2
+
+
+async def test_a_site_that_lies_about_its_certificates_is_not_renewed_without_end(linked: LinkedSite) -> None:
+    public = linked.public
+    begun: list[str] = []
+
+    async def rotate(site: str) -> None:
+        begun.append(site)
+
+    for told in (public.clock(), public.clock() + timedelta(days=3), datetime.min.replace(tzinfo=UTC)):
+        await Renewal(public.certificates, lambda told=told: {SITE: told}, rotate, public.clock).round()  # type: ignore[misc]
+    assert begun == []
 
 
 async def test_what_is_over_is_forgotten(linked: LinkedSite) -> None:

@@ -7,6 +7,7 @@ from redoma_provisioner.edge.resources.api import CHAT, EGRESS, PROVISIONER, TEN
 from redoma_provisioner.edge.resources.clusters import BUFFER_BYTES, address_of, service_cluster
 from redoma_provisioner.edge.resources.edge_filters import ANSWERING, http_filters
 from redoma_provisioner.edge.resources.edge_routes import ROUTE_TABLE, route_table
+from redoma_provisioner.edge.resources.names import MODEL_HEALTH_SERVICE
 from redoma_provisioner.edge.resources.parts import Parts
 from redoma_provisioner.edge.resources.tls import BY_DISCOVERY, certificate_secret, identity_secrets, type_url
 from redoma_provisioner.edge.snapshot import Config, Snapshot
@@ -14,7 +15,6 @@ from redoma_provisioner.settings import EdgeSettings, ProxySettings
 
 # The service ends a stream at the limit with a status that says why; the edge cuts one that did not end a little later.
 STREAM_MARGIN_S = 5
-MODEL_HEALTH_SERVICE = "redoma.model.v1.ModelService"
 MAX_HEADERS = 100
 MAX_HEADERS_KIB = 32
 CERTIFICATE = "edge"

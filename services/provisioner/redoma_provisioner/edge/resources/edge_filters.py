@@ -9,6 +9,8 @@ import grpc
 
 from redoma.common.v1.error_reason_pb2 import ErrorReason
 from redoma_kit.errors import Failure, reason_name
+from redoma_kit.identity import METADATA_KEY
+from redoma_kit.routing import AFFINITY_KEY, TENANT_KEY
 from redoma_provisioner.edge.resources.api import CHAT, TENANT, openai_service, transcoder_descriptors
 from redoma_provisioner.edge.resources.tls import type_url
 from redoma_provisioner.edge.snapshot import Config
@@ -21,10 +23,10 @@ AUTHORIZATION_TIMEOUT_S = 10
 # What only the edge and the services behind it may say. The Lua filter stops them with all other unknown ones; this
 # holds should it not.
 INTERNAL_HEADERS = (
-    "redoma-identity",
+    METADATA_KEY,
     "redoma-openai-error",
-    "redoma-affinity",
-    "redoma-tenant",
+    AFFINITY_KEY,
+    TENANT_KEY,
     "x-node-id",
     "x-cluster-id",
     "x-tenant-id",

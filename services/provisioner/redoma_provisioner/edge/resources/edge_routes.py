@@ -1,13 +1,14 @@
 """Where the edge leads: an allowlist of methods, health, preflights, and refusals for all else."""
 
+from redoma_kit.identity import METADATA_KEY
 from redoma_kit.rest import RestPath, method_path
+from redoma_kit.routing import REPLICA_KEY
 from redoma_provisioner.edge.resources.api import CHAT, edge_methods, engine_service
 from redoma_provisioner.edge.resources.tls import type_url
 from redoma_provisioner.edge.snapshot import Config
 from redoma_provisioner.settings import EdgeSettings
 
 ROUTE_TABLE = "edge"
-REPLICA_HEADER = "redoma-replica"
 LOCAL_ORIGINS = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?"
 GRPC_CONTENT_TYPE = r"application/grpc(-web(-text)?)?(\+proto)?(;.*)?"
 REFLECTION_SERVICES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
@@ -36,7 +37,7 @@ def route_table(settings: EdgeSettings) -> Config:
                 "routes": _routes(settings),
                 # The tenant service removes the credential when it answers; this holds should it not.
                 "request_headers_to_remove": list(CREDENTIAL_HEADERS),
-                "response_headers_to_remove": ["redoma-identity"],
+                "response_headers_to_remove": [METADATA_KEY],
                 "typed_per_filter_config": {"envoy.filters.http.cors": _cors(settings)},
             }
         ],
@@ -93,7 +94,7 @@ def _method_routes() -> list[Config]:
             }
         }
         if method.path not in of_engine:
-            route["request_headers_to_remove"] = [REPLICA_HEADER]
+            route["request_headers_to_remove"] = [REPLICA_KEY]
         # grpc-web is application/grpc-web, so Envoy's own matcher for gRPC would not do.
         content_type = {"name": "content-type", "string_match": {"safe_regex": {"regex": GRPC_CONTENT_TYPE}}}
         routes.append({"match": {"path": method.path, "headers": [_verb("POST"), content_type]}, **route})

@@ -3,23 +3,21 @@
 from collections.abc import Sequence
 
 from redoma_kit.policy import spiffe_id
+from redoma_kit.routing import AFFINITY_KEY, REPLICA_KEY, TENANT_KEY
 from redoma_kit.settings import UpstreamSettings
 from redoma_provisioner.edge.resources.access_log import access_log
 from redoma_provisioner.edge.resources.clusters import BUFFER_BYTES, address_of
 from redoma_provisioner.edge.resources.flush import flush_routes
 from redoma_provisioner.edge.resources.names import (
-    AFFINITY_HEADER,
     MODELS,
     NODE_HEADER,
     NOT_SENT_HEADER,
-    REPLICA_HEADER,
-    TENANT_HEADER,
     models_of,
     replica_cluster,
 )
 from redoma_provisioner.edge.resources.parts import Parts
 from redoma_provisioner.edge.resources.replicas import dedicated_tenants, replica_parts
-from redoma_provisioner.edge.resources.stream_manager import windows
+from redoma_provisioner.edge.resources.stream_manager import router, windows
 from redoma_provisioner.edge.resources.tls import BY_DISCOVERY, downstream_tls, identity_secrets, type_url
 from redoma_provisioner.edge.resources.tunnels import tunnel_parts
 from redoma_provisioner.edge.snapshot import Config, Snapshot
@@ -103,16 +101,8 @@ def _connection_manager() -> Config:
             **windows(),
             "connection_keepalive": {"interval": "10s", "timeout": "5s"},
         },
-        "access_log": [access_log("%PATH(NQ)%", replica=f"%REQ({REPLICA_HEADER})%", upstream="%UPSTREAM_HOST%")],
-        "http_filters": [
-            {
-                "name": "envoy.filters.http.router",
-                "typed_config": {
-                    "@type": type_url("envoy.extensions.filters.http.router.v3.Router"),
-                    "suppress_envoy_headers": True,
-                },
-            }
-        ],
+        "access_log": [access_log("%PATH(NQ)%", replica=f"%REQ({REPLICA_KEY})%", upstream="%UPSTREAM_HOST%")],
+        "http_filters": [router()],
         "rds": {"route_config_name": SERVICES, "config_source": BY_DISCOVERY},
     }
 
@@ -120,16 +110,16 @@ def _connection_manager() -> Config:
 def _route_table(state: EgressState, max_stream_s: float) -> Config:
     """Gives the routes: to one service where the caller names it, else to the tenant's own models, else to all."""
     bounded = f"{max_stream_s + STREAM_MARGIN_S:.3f}s"
-    unnamed: Config = {"name": REPLICA_HEADER, "present_match": True, "invert_match": True}
+    unnamed: Config = {"name": REPLICA_KEY, "present_match": True, "invert_match": True}
     routes = [
-        _route([unnamed, _exactly(TENANT_HEADER, tenant)], models_of(tenant), bounded)
+        _route([unnamed, _exactly(TENANT_KEY, tenant)], models_of(tenant), bounded)
         for tenant in dedicated_tenants(state.replicas)
     ]
     routes.append(_route([unnamed], MODELS, bounded))
     for endpoints, longest in ((state.replicas, bounded), (state.provisioners, "0s")):
         for key in sorted(endpoint.routing_key for endpoint in endpoints):
             # There is nowhere else to try.
-            routes.append(_route([_exactly(REPLICA_HEADER, key)], replica_cluster(key), longest, {"num_retries": 0}))
+            routes.append(_route([_exactly(REPLICA_KEY, key)], replica_cluster(key), longest, {"num_retries": 0}))
     # gRPC callers get UNAVAILABLE.
     unknown = {"status": 503, "body": {"inline_string": "nothing of that routing key is reachable"}}
     routes.append({"match": {"prefix": "/"}, "direct_response": unknown})
@@ -140,7 +130,7 @@ def _route_table(state: EgressState, max_stream_s: float) -> Config:
                 "name": SERVICES,
                 "domains": ["*"],
                 "routes": [*flush_routes(), *routes],
-                "request_headers_to_remove": [NODE_HEADER, TENANT_HEADER, NOT_SENT_HEADER],
+                "request_headers_to_remove": [NODE_HEADER, TENANT_KEY, NOT_SENT_HEADER],
                 "response_headers_to_remove": [NOT_SENT_HEADER],
             }
         ],
@@ -156,7 +146,7 @@ def _route(headers: Sequence[Config], cluster: str, longest: str, retries: Confi
             # says so.
             "timeout": "0s",
             "max_stream_duration": {"max_stream_duration": longest},
-            "hash_policy": [{"header": {"header_name": AFFINITY_HEADER}}],
+            "hash_policy": [{"header": {"header_name": AFFINITY_KEY}}],
             "retry_policy": _retries() if retries is None else retries,
         },
     }

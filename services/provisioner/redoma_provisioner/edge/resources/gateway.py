@@ -5,8 +5,8 @@ Its listener never changes while it runs, since a changed one would end the call
 """
 
 from redoma_kit.policy import spiffe_id
+from redoma_kit.routing import REPLICA_KEY
 from redoma_provisioner.edge.resources.clusters import BUFFER_BYTES, circuit_breakers, fixed_endpoint
-from redoma_provisioner.edge.resources.names import REPLICA_HEADER
 from redoma_provisioner.edge.resources.parts import Parts
 from redoma_provisioner.edge.resources.refusals import (
     NO_SERVICE,
@@ -148,7 +148,7 @@ def _route(exposed: Exposed, max_stream_s: float) -> Config:
     return {
         "match": {
             "prefix": "/",
-            "headers": [{"name": REPLICA_HEADER, "string_match": {"exact": exposed.routing_key}}],
+            "headers": [{"name": REPLICA_KEY, "string_match": {"exact": exposed.routing_key}}],
         },
         "route": {
             "cluster": exposed_cluster(exposed.routing_key),

@@ -16,8 +16,10 @@ MAX_CONNECTIONS = 256
 MAX_STREAMS = 4
 MAX_REQUEST_BYTES = 256 << 10
 MAX_AUTHORITY_BYTES = 64 << 10
-REDEEM_TIMEOUT_S = 30
-LONGEST_CONNECTION_S = 60
+REQUEST_TIMEOUT_S = 30
+# Longer than the provisioner takes at most, whose own words on it are then told.
+REDEEM_TIMEOUT_S = 290
+LONGEST_CONNECTION_S = 320
 _MANAGER = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 
 
@@ -70,8 +72,8 @@ def _connection_manager(authorities: Path, provisioner: str) -> Config:
         "generate_request_id": False,
         "max_request_headers_kb": 16,
         "request_headers_timeout": "5s",
-        "request_timeout": f"{REDEEM_TIMEOUT_S}s",
-        "stream_idle_timeout": f"{REDEEM_TIMEOUT_S}s",
+        "request_timeout": f"{REQUEST_TIMEOUT_S}s",
+        "stream_idle_timeout": f"{REQUEST_TIMEOUT_S}s",
         "common_http_protocol_options": {
             "idle_timeout": "10s",
             "max_connection_duration": f"{LONGEST_CONNECTION_S}s",
@@ -112,7 +114,11 @@ def _routes(authorities: Path, provisioner: str) -> list[Config]:
         },
         {
             "match": {"path": REDEEM_METHOD, "headers": verb("POST")},
-            "route": {"cluster": provisioner, "timeout": f"{REDEEM_TIMEOUT_S}s"},
+            "route": {
+                "cluster": provisioner,
+                "timeout": f"{REDEEM_TIMEOUT_S}s",
+                "idle_timeout": f"{REDEEM_TIMEOUT_S}s",
+            },
             # Where the provisioner believes the egress of whom others are, it must say that this is nobody else.
             "request_headers_to_add": [overwritten("x-forwarded-client-cert", f"URI={spiffe_id('public', 'egress')}")],
         },

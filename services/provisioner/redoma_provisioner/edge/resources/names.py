@@ -1,11 +1,10 @@
-"""Names by which resources of the egress and the gateway find each other."""
+"""Names by which resources of the Envoys find each other, and the services behind them."""
 
 MODELS = "models"
+# What the health of a model is asked as.
+MODEL_HEALTH_SERVICE = "redoma.model.v1.ModelService"
 # Set on an Envoy's own answer to a call of which nothing reached a service, so that it may be tried elsewhere.
 NOT_SENT_HEADER = "redoma-not-sent"
-REPLICA_HEADER = "redoma-replica"
-TENANT_HEADER = "redoma-tenant"
-AFFINITY_HEADER = "redoma-affinity"
 NODE_HEADER = "x-node-id"
 
 

@@ -8,13 +8,18 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from redoma_provisioner.edge.resources.clusters import BUFFER_BYTES, address_of, circuit_breakers, http2
-from redoma_provisioner.edge.resources.names import MODELS, models_of, replica_cluster, replica_pipe
+from redoma_provisioner.edge.resources.names import (
+    MODEL_HEALTH_SERVICE,
+    MODELS,
+    models_of,
+    replica_cluster,
+    replica_pipe,
+)
 from redoma_provisioner.edge.resources.parts import Parts
 from redoma_provisioner.edge.resources.tls import BY_DISCOVERY, type_url, upstream_tls
 from redoma_provisioner.edge.snapshot import Config
 from redoma_provisioner.edge.state import Endpoint
 
-MODEL_HEALTH_SERVICE = "redoma.model.v1.ModelService"
 MAX_RETRIES = 64
 # With this a site is used as long as one of its endpoints is healthy: the share that has to be is its inverse.
 OVERPROVISIONING_PERCENT = 100_000

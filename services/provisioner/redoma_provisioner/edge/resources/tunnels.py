@@ -7,13 +7,13 @@ inside the tunnels, since that of the tunnel itself covers no more than how it i
 """
 
 from redoma_kit.policy import spiffe_id
+from redoma_kit.routing import REPLICA_KEY
 from redoma_kit.settings import UpstreamSettings
 from redoma_provisioner.edge.resources.clusters import BUFFER_BYTES, address_of, circuit_breakers, service_cluster
 from redoma_provisioner.edge.resources.flush import flush_parts
 from redoma_provisioner.edge.resources.joining import joining_chain
 from redoma_provisioner.edge.resources.names import (
     NODE_HEADER,
-    REPLICA_HEADER,
     replica_listener,
     replica_pipe,
     tunnel_cluster,
@@ -124,7 +124,7 @@ def _replica_listener(endpoint: Endpoint) -> Config:
         ],
         "request_headers_to_add": [
             overwritten(NODE_HEADER, endpoint.site),
-            overwritten(REPLICA_HEADER, endpoint.routing_key),
+            overwritten(REPLICA_KEY, endpoint.routing_key),
         ],
     }
     manager = stream_manager(

@@ -6,8 +6,8 @@ from enum import Enum, auto
 
 import grpc
 
+from redoma_kit.routing import REPLICA_KEY
 from redoma_provisioner.edge.resources.flush import FLUSH_METHOD, FLUSH_SITE_HEADER, FLUSHED_HEADER
-from redoma_provisioner.edge.resources.names import REPLICA_HEADER
 from redoma_provisioner.edge.resources.refusals import NO_SERVICE, NO_TUNNEL, NOT_EXPOSED, REFUSAL_HEADER
 
 HEALTH_METHOD = "/grpc.health.v1.Health/Check"
@@ -60,7 +60,7 @@ class GrpcEgressCalls:
         """Calls a service of a private site, and says what came of it."""
         async with self._probes:
             try:
-                await self._health(b"", metadata=((REPLICA_HEADER, routing_key),), timeout=PROBE_TIMEOUT_S)
+                await self._health(b"", metadata=((REPLICA_KEY, routing_key),), timeout=PROBE_TIMEOUT_S)
             except grpc.aio.AioRpcError as error:
                 return _reach(error)
         return Reach.ANSWERS

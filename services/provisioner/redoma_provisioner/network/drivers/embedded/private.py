@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
-from redoma_provisioner.network.condition import Condition
+from redoma_provisioner.network.condition import CONFIGURED, MATCHED, OPERATIONAL, Condition
 from redoma_provisioner.network.driver import (
     DesiredLink,
     DesiredNetwork,
@@ -15,7 +15,6 @@ from redoma_provisioner.network.driver import (
 )
 from redoma_provisioner.network.drivers.embedded.admin import AdminAway
 from redoma_provisioner.network.drivers.embedded.link_probe import LinkProblem
-from redoma_provisioner.network.drivers.embedded.sentences import CONFIGURED, MATCHED, OPERATIONAL
 
 WATCH_INTERVAL_S = 1.0
 

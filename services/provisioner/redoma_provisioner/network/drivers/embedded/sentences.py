@@ -2,12 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
-from redoma_provisioner.network.condition import Condition
+from redoma_provisioner.network.condition import CONFIGURED, MATCHED, OPERATIONAL, REACHABLE, Condition
 from redoma_provisioner.network.driver import AdmittedSite, DesiredListener
 from redoma_provisioner.network.drivers.embedded.egress_calls import Reach
 
-CONFIGURED, OPERATIONAL = "Configured", "Operational"
-MATCHED, REACHABLE = "Matched", "Reachable"
 EGRESS_AWAY = "The egress does not answer: look whether it runs, and at its log (`redoma status`)."
 # The gateway was there to say so, or more.
 _THROUGH_THE_LINK = frozenset({Reach.ANSWERS, Reach.NO_SERVICE, Reach.NOT_EXPOSED})
@@ -31,7 +29,8 @@ def _configured(site: AdmittedSite) -> Condition:
     if site.certificates:
         return Condition(CONFIGURED, True, "Admitted")
     message = (
-        f"The gateway of {site.id} has no certificate that counts: let it join anew with `redoma van grant --rejoin`."
+        f"The gateway of {site.id} has no certificate that counts: let it join anew with a token of "
+        f"`redoma van grant --site {site.id} --rejoin`."
     )
     return Condition(CONFIGURED, False, "NoCertificate", message)
 

@@ -39,8 +39,7 @@ from redoma_provisioner.network.drivers.skupper_system.observer import Observer
 from redoma_provisioner.network.drivers.skupper_system.ports import Ports, can_be_bound, ports_in, router_port
 from redoma_provisioner.network.drivers.skupper_system.site import SystemSite
 from redoma_provisioner.network.drivers.skupper_system.watch import Watch
-
-PUBLIC_SITE = "public"
+from redoma_provisioner.trust.names import PUBLIC_SITE
 
 
 class SkupperSystemDriver:
