@@ -11,7 +11,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from redoma_cli.local.home import Home
 from redoma_cli.local.pki import PUBLIC_SERVICES, DevelopmentAuthority
-from redoma_provisioner.edge.resources.replicas import MODEL_HEALTH_SERVICE
+from redoma_provisioner.edge.resources.names import MODEL_HEALTH_SERVICE
 from redoma_provisioner.edge.state import EgressState, Endpoint
 from redoma_provisioner.network.driver import AdmittedSite
 from tests.bench.identities import tls_of

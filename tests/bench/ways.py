@@ -10,7 +10,8 @@ import grpc
 
 from redoma_cli.local.home import Home
 from redoma_cli.local.pki import DevelopmentAuthority, server_name
-from redoma_cli.local.private_site import DEFAULT_SITE, GATEWAY, MODEL_CONNECTOR
+from redoma_cli.local.plan import GATEWAY
+from redoma_cli.local.private_site import DEFAULT_SITE, MODEL_CONNECTOR
 from redoma_kit.channel import open_channel
 from redoma_kit.policy import spiffe_id
 from redoma_kit.settings import UpstreamSettings

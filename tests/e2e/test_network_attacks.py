@@ -11,7 +11,14 @@ from pathlib import Path
 import grpc
 import pytest
 
-from redoma.provisioner.v1 import edge_pb2, membership_pb2, network_pb2, operation_pb2
+from redoma.provisioner.v1 import (
+    edge_pb2,
+    link_grant_pb2,
+    membership_pb2,
+    network_pb2,
+    network_pb2_grpc,
+    operation_pb2,
+)
 from redoma_kit.policy import spiffe_id
 from redoma_kit.rest import method_path
 from redoma_provisioner.trust.token import parse_token
@@ -223,16 +230,19 @@ def test_a_good_token_is_never_slowed_by_who_guesses_from_the_same_address(site:
         answers = [answer(channel, REDEEM, (("x-forwarded-for", f"192.0.2.{n}"),), guess) for n in range(30)]
         assert answers.count(grpc.StatusCode.PERMISSION_DENIED) <= MOST_PER_WINDOW
         assert answers[-1] is grpc.StatusCode.RESOURCE_EXHAUSTED
-    printed = site.redoma("van", "grant", "--site", "guessed", "--json").stdout
-    try:
-        code = parse_token(json.loads(printed)["token"]).code
-        good = network_pb2.RedeemLinkGrantRequest(code=code, certificate_requests=keys).SerializeToString()
-        with inside.channel(inside.van_port, JOIN_NAME) as channel:
-            assert answer(channel, REDEEM, (), good) is grpc.StatusCode.INVALID_ARGUMENT, (
-                "it is known: its keys are none"
-            )
-    finally:
-        site.redoma("van", "delete", "guessed", "--yes", check=False)
+    admin = (("authorization", f"Bearer {site.admin_key}"),)
+    with site.channel() as edge:
+        network = network_pb2_grpc.NetworkServiceStub(edge)
+        wanted = network_pb2.CreateLinkGrantRequest(link_grant=link_grant_pb2.LinkGrant(site="sites/guessed"))
+        token = network.CreateLinkGrant(wanted, metadata=admin, timeout=BOUND_S).token
+        good = network_pb2.RedeemLinkGrantRequest(code=parse_token(token).code, certificate_requests=keys)
+        try:
+            with inside.channel(inside.van_port, JOIN_NAME) as channel:
+                told = answer(channel, REDEEM, (), good.SerializeToString())
+            assert told is grpc.StatusCode.INVALID_ARGUMENT, "the code is known, and the keys are none"
+        finally:
+            forgotten = network_pb2.DeleteSiteRequest(name="sites/guessed")
+            network.DeleteSite(forgotten, metadata=admin, timeout=BOUND_S)
 
 
 def test_calls_of_a_site_s_services_reach_no_service_of_the_public_site(inside: Inside) -> None:

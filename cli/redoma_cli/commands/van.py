@@ -12,27 +12,21 @@ from rich.markup import escape
 from rich.text import Text
 
 from redoma.provisioner.v1.network_pb2 import (
-    DeleteSiteRequest,
-    RevokeSiteRequest,
-    RotateCertificatesRequest,
     WatchNetworkRequest,
     WatchNetworkResponse,
 )
 from redoma_cli.client import ADMIN, CALL_TIMEOUT_S, EdgeClient, read_demo
-from redoma_cli.commands import van_grant, van_join, van_proxies
+from redoma_cli.commands import van_grant, van_join, van_proxies, van_site
 from redoma_cli.commands.conditions import headline, site_table, sites_table
-from redoma_cli.commands.confirming import confirm
-from redoma_cli.commands.operation import follow
-from redoma_cli.commands.options import EdgeOption, JsonOption, KeyOption, YesOption
+from redoma_cli.commands.options import EdgeOption, JsonOption, KeyOption
 from redoma_cli.commands.output import print_json
 from redoma_cli.commands.van_state import show_state, state_as_json
 from redoma_cli.context import CommandContext, make_context
 from redoma_cli.errors import FAILED, VAN_MENDS, CliError
 from redoma_cli.local.membership import read_state
 from redoma_cli.local.standing import own_state
-from redoma_cli.network import health_of, links_of, private_sites, read_network, site_id
+from redoma_cli.network import health_of, links_of, private_sites, read_network
 
-SiteArgument = Annotated[str, typer.Argument(metavar="SITE", help="The site's id; `redoma van sites` shows them.")]
 WatchOption = Annotated[bool, typer.Option("--watch", "-w", help="Go on, with each change.")]
 STATE_POLL_S = 0.5
 
@@ -40,7 +34,7 @@ STATE_POLL_S = 0.5
 def build() -> typer.Typer:
     """Gives the group of commands."""
     group = typer.Typer(
-        help="The network of sites: let private sites in, see how each is linked and why not, revoke and rotate.",
+        help="The network of sites: let private sites in, see how each is linked and why not, change and revoke them.",
         epilog="Examples:  redoma van grant --site hospital-a  ·  redoma van status",
         no_args_is_help=True,
         rich_markup_mode="rich",
@@ -51,9 +45,10 @@ def build() -> typer.Typer:
     group.command("join", epilog="Example:  redoma van join rdmj_eyJhIjoi…")(van_join.join)
     group.command("status", epilog="Example:  redoma van status hospital-a --watch")(status)
     group.command("sites", epilog="Example:  redoma van sites --json")(sites)
-    group.command("revoke", epilog="Example:  redoma van revoke hospital-a --yes")(revoke)
-    group.command("rotate", epilog="Example:  redoma van rotate hospital-a")(rotate)
-    group.command("delete", epilog="Example:  redoma van delete hospital-a --yes")(delete)
+    group.command("update", epilog="Example:  redoma van update hospital-a --priority 1")(van_site.update)
+    group.command("revoke", epilog="Example:  redoma van revoke hospital-a --yes")(van_site.revoke)
+    group.command("rotate", epilog="Example:  redoma van rotate hospital-a")(van_site.rotate)
+    group.command("delete", epilog="Example:  redoma van delete hospital-a --yes")(van_site.delete)
     group.command("proxies", epilog="Examples:  redoma van proxies  ·  redoma van proxies egress")(van_proxies.proxies)
     return group
 
@@ -178,50 +173,3 @@ def sites(edge: EdgeOption = None, key: KeyOption = None, as_json: JsonOption = 
         print_json(private_sites(view))
     else:
         context.out.print(sites_table(view, datetime.now(UTC)))
-
-
-def revoke(
-    site: SiteArgument,
-    yes: YesOption = False,
-    edge: EdgeOption = None,
-    key: KeyOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Revoke a site for good: its links and all that runs over them are cut, and its certificates refused."""
-    context = make_context()
-    confirm(f"Cut off site {site} for good, with every answer that it computes now?", yes)
-    with context.client(edge, key, ADMIN) as client, client.telling(VAN_MENDS):
-        revoked = client.network.RevokeSite(RevokeSiteRequest(name=_name(site)), timeout=CALL_TIMEOUT_S).site
-    if as_json:
-        print_json(revoked)
-    else:
-        context.out.print(
-            f"Site {escape(site_id(revoked.name))} is revoked. To let it in anew some day: redoma van delete "
-            f"{escape(site)}, then grant it anew."
-        )
-
-
-def delete(site: SiteArgument, yes: YesOption = False, edge: EdgeOption = None, key: KeyOption = None) -> None:
-    """Forget a site that was revoked or has never joined. Its certificates stay refused."""
-    context = make_context()
-    confirm(f"Forget site {site}?", yes)
-    with context.client(edge, key, ADMIN) as client, client.telling(VAN_MENDS):
-        client.network.DeleteSite(DeleteSiteRequest(name=_name(site)), timeout=CALL_TIMEOUT_S)
-    context.out.print(f"Site {escape(site)} is forgotten.")
-
-
-def rotate(site: SiteArgument, edge: EdgeOption = None, key: KeyOption = None, as_json: JsonOption = False) -> None:
-    """Give a site new certificates for new keys, breaking no running call. Ctrl-C leaves it to go on."""
-    context = make_context()
-    with context.client(edge, key, ADMIN) as client, client.telling(VAN_MENDS):
-        request = RotateCertificatesRequest(name=_name(site))
-        operation = client.network.RotateCertificates(request, timeout=CALL_TIMEOUT_S).operation
-        ended = follow(context, client, operation)
-    if as_json:
-        print_json(ended)
-    else:
-        context.out.print(f"Site {escape(site)} has new certificates; the old ones are refused.")
-
-
-def _name(site: str) -> str:
-    return f"sites/{site.removeprefix('sites/')}"

@@ -67,7 +67,7 @@ def grant(
     until = made.link_grant.expire_time.ToDatetime(tzinfo=UTC).astimezone()
     context.err.print(f"\nIt lets site {escape(site)} in once, until {until:%H:%M} ({escape(ttl)}). On its machine:\n")
     # Plain, so that no terminal width or colour gets into what is pasted.
-    over = "" if made.link_grant.driver in OWN_WAY else f" --driver {driver_name(made.link_grant.driver)}"
+    over = "" if made.link_grant.driver in OWN_WAY else " --driver skupper-system"
     typer.echo(f"  redoma up --site private{over} --join {made.token}\n", err=True)
     context.err.print("or, where a private site is already set up:\n")
     typer.echo(f"  redoma van join {made.token}", err=True)

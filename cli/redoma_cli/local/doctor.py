@@ -26,6 +26,7 @@ from redoma_cli.local.options import (
 )
 from redoma_cli.local.plan import PROXIES, pid_file
 from redoma_cli.local.process import PidFile, ProcessIdentity
+from redoma_cli.local.site import private_provisioner
 from redoma_cli.local.state import ProcessState, State, read_states
 from redoma_cli.local.supervisor import running_supervisor
 from redoma_cli.local.up import check_port, edge_port_wanted, edge_ready, lost_data, van_port_wanted
@@ -54,7 +55,8 @@ def examine(context: CommandContext) -> Iterator[Finding]:
     yield from _processes(context, planned_processes(choice))
     demo = read_demo(context.home)
     if PidFile(pid_file(context.home, "provisioner")).alive() or not sites.has_public:
-        yield from link(context.home, sites, demo)
+        probe = private_provisioner(context.home, context.environ).link_problem
+        yield from link(context.home, sites, demo, probe)
     if sites.has_public:
         yield from _edge(context, sites)
 

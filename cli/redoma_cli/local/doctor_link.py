@@ -1,6 +1,6 @@
 """Looks at the link between the sites and at what the Envoys refused."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import grpc
 
@@ -12,24 +12,29 @@ from redoma_cli.errors import CliError
 from redoma_cli.local.driver import Driver
 from redoma_cli.local.finding import Finding, Health
 from redoma_cli.local.home import Home
-from redoma_cli.local.link_probe import LinkAnswer, probe_link
-from redoma_cli.local.membership import MembershipState
+from redoma_cli.local.membership import Failure, MembershipState
 from redoma_cli.local.options import Sites
-from redoma_cli.local.standing import NOT_RUNNING, own_state
+from redoma_cli.local.standing import NOT_RUNNING, REFUSED, own_state
 from redoma_cli.network import LinkHealth, find_condition, health_of, health_of_state, links_of, private_sites
 from redoma_cli.network import read_network as read_view
 
 NETWORK_TIMEOUT_S = 5.0
+# What the provisioner's probe calls it where nothing keeps the gateway from linking.
+NOT_DIALLED = "NotDialled"
+Probe = Callable[[], Failure]
 
 
-def link(home: Home, sites: Sites, demo: Demo | None) -> Iterator[Finding]:
-    """Looks at the links, from the public site where it is here, else from the private one's files."""
+def link(home: Home, sites: Sites, demo: Demo | None, probe: Probe) -> Iterator[Finding]:
+    """Looks at the links, from the public site where it is here, else from the private one's files.
+
+    `probe` dials the public site as the private one's gateway would, and says what is wrong there.
+    """
     state = own_state(home)
     if sites.has_public and demo is not None:
         told = _ask(demo)
         if told is not None:
             view, proxies = told
-            yield from _links(home, sites, state, view)
+            yield from _links(probe, sites, state, view)
             yield from refusals(proxies)
             return
         sentence = "The provisioner can't be asked for the network."
@@ -37,7 +42,7 @@ def link(home: Home, sites: Sites, demo: Demo | None) -> Iterator[Finding]:
             "network", Health.BAD, sentence, "See which process is not ready above; `redoma logs provisioner`"
         )
     if sites.has_private and not state.linked:
-        yield from _unlinked(home, state, health_of_state(state))
+        yield from _unlinked(probe, state, health_of_state(state))
     elif sites.has_private:
         yield Finding("link", Health.GOOD, f"site {state.site} is linked to {state.link_address}")
 
@@ -52,7 +57,7 @@ def _ask(demo: Demo) -> tuple[WatchNetworkResponse, Iterable[Proxy]] | None:
     return view, proxies
 
 
-def _links(home: Home, sites: Sites, state: MembershipState, view: WatchNetworkResponse) -> Iterator[Finding]:
+def _links(probe: Probe, sites: Sites, state: MembershipState, view: WatchNetworkResponse) -> Iterator[Finding]:
     found = private_sites(view)
     if not found:
         yield Finding("link", Health.WARNING, "No private site has joined.", "redoma van grant --site NAME")
@@ -68,7 +73,7 @@ def _links(home: Home, sites: Sites, state: MembershipState, view: WatchNetworkR
         elif health.word == "Invited":
             yield Finding("link", Health.WARNING, f"Site {health.site}: {health.sentence}", health.mend)
         elif sites.has_private and state.site == health.site:
-            yield from _unlinked(home, state, health)
+            yield from _unlinked(probe, state, health)
         else:
             yield Finding("link", Health.BAD, f"Site {health.site}: {health.sentence}", _there(health.site))
         yield from _clock_of(site.conditions, health.site)
@@ -81,7 +86,7 @@ def _clock_of(conditions: Iterable[Condition], site: str) -> Iterator[Finding]:
         yield Finding("clock", Health.BAD, told.message or f"Site {site}'s clock and this one differ.", mend)
 
 
-def _unlinked(home: Home, state: MembershipState, health: LinkHealth) -> Iterator[Finding]:
+def _unlinked(probe: Probe, state: MembershipState, health: LinkHealth) -> Iterator[Finding]:
     """Says why the private site of this machine is not linked, by dialling as its gateway would."""
     site, address = state.site, state.link_address
     if not site or not address:
@@ -93,36 +98,18 @@ def _unlinked(home: Home, state: MembershipState, health: LinkHealth) -> Iterato
         yield Finding("link", Health.BAD, f"Over {state.driver}: {health.sentence}", mend)
         return
     try:
-        answer, words = probe_link(address, site, home.private.membership)
-    except (OSError, ValueError) as error:
-        yield Finding("link", Health.BAD, f"The gateway's certificate can't be used: {error}.", _rejoin(site))
+        problem = probe()
+    except (CliError, OSError) as error:
+        mend = error.mend if isinstance(error, CliError) else ""
+        yield Finding("link", Health.BAD, health.sentence or str(error), health.mend or mend or _rejoin(site))
         return
-    if answer is LinkAnswer.TAKEN and state.error is not None and state.error.reason == NOT_RUNNING:
-        yield Finding("link", Health.BAD, health.sentence, health.mend)
+    if problem.reason == NOT_DIALLED:
+        sentence = problem.message if state.error is None or state.error.reason != NOT_RUNNING else health.sentence
+        mend = health.mend or "Look at the Envoys above; `redoma logs gateway` and `redoma van status` say more"
+        yield Finding("link", Health.BAD, sentence, mend)
         return
-    sentence, mend = {
-        LinkAnswer.CLOSED: (
-            f"Nobody listens at {address}: {words}.",
-            "Start the public site, or open that port: redoma doctor, on its machine",
-        ),
-        LinkAnswer.UNREACHABLE: (
-            f"{address} can't be reached: {words}.",
-            "Let this machine dial out to it, and its own firewall let that port in",
-        ),
-        LinkAnswer.REFUSED: (
-            f"The public site at {address} refuses this site's certificate ({words}): it was revoked or has expired.",
-            _rejoin(site),
-        ),
-        LinkAnswer.STRANGER: (
-            f"What answers at {address} is not the public site that this one joined: {words}.",
-            f"Check the address, or join the new one. {_rejoin(site)}",
-        ),
-        LinkAnswer.TAKEN: (
-            f"{address} takes this site's certificate, yet no call gets through. {health.sentence}",
-            "Look at the Envoys above; `redoma logs gateway` and `redoma van status` say more",
-        ),
-    }[answer]
-    yield Finding("link", Health.BAD, sentence, mend)
+    mend = _rejoin(site) if problem.reason in REFUSED else "At its end: redoma doctor, on the public site's machine"
+    yield Finding("link", Health.BAD, problem.message, mend)
 
 
 def refusals(proxies: Iterable[Proxy]) -> Iterator[Finding]:

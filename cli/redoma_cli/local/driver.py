@@ -94,6 +94,11 @@ def choose_driver(kept: DriverChoice | None, wanted: Driver | None, environ: Map
     return choice
 
 
+def links_with(joined: str, chosen: Driver) -> bool:
+    """Whether a site of the driver `chosen` can be part of what was joined: Skupper's are one network everywhere."""
+    return (joined == Driver.EMBEDDED) == (chosen is Driver.EMBEDDED)
+
+
 def check_program(choice: DriverChoice, environ: Mapping[str, str]) -> None:
     """Raises CliError where the driver needs Skupper's command line and the PATH has none."""
     if choice.kind is Driver.SKUPPER_SYSTEM and shutil.which("skupper", path=environ.get("PATH")) is None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from redoma_cli.errors import CliError
+from redoma_cli.local.driver import Driver, links_with
 from redoma_cli.local.home import write_private
 from redoma_cli.local.membership import (
     Membership,
@@ -173,10 +174,11 @@ class SiteRaiser:
     def _check_driver(self) -> None:
         """Raises CliError where the site has joined over another driver than is chosen here."""
         joined, chosen = read_state(self._directory).driver, self.sites.options.choice.driver.kind
-        if joined and joined != chosen:
+        if joined and not links_with(joined, chosen):
+            wanted = Driver.EMBEDDED if joined == Driver.EMBEDDED else Driver.SKUPPER_SYSTEM
             raise CliError(
                 f"The network that this site has joined is carried by {joined}, and {chosen} is chosen here.",
-                f"redoma up --site private --driver {joined}",
+                f"redoma up --site private --driver {wanted}",
             )
 
     def _joined_site(self) -> str:

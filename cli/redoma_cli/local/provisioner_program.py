@@ -1,4 +1,4 @@
-"""The provisioner's one-shot commands, which `redoma` runs: they print a bootstrap, make a grant, or join."""
+"""The one-shot commands of a provisioner, which `redoma` runs: print a bootstrap, make a grant, join, probe a link."""
 
 import json
 import subprocess
@@ -60,6 +60,15 @@ class ProvisionerProgram:
         task = "--make-rejoin-grant" if rejoin else "--make-link-grant"
         return self._run((*self.program.argv, task, site)).strip()
 
+    def link_problem(self) -> Failure:
+        """Says why the gateway of this private site gets no tunnel, by dialling as it would.
+
+        Raises:
+            CliError: The site has not joined, or it can't be tried.
+        """
+        printed = json.loads(self._run((*self.program.argv, "--probe-link")))
+        return Failure(str(printed["reason"]), str(printed["message"]), "")
+
     def join(self, token: str, heard: Callable[[Step], None], link_file: Path | None = None) -> None:
         """Joins with a token, telling each step; the token is on no command line.
 
@@ -108,7 +117,7 @@ class ProvisionerProgram:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            task = argv[-2].removeprefix("--").replace("-", " ")
+            task = next(part for part in reversed(argv) if part.startswith("--"))[2:].replace("-", " ")
             raise CliError(f"The provisioner did not {task} within {TIMEOUT_S:.0f} s.", "Try again.") from None
         if done.returncode:
             raise CliError(_last_line(done.stderr) or "The provisioner failed.", "`redoma doctor` looks for the cause.")

@@ -84,8 +84,7 @@ class LocalSites:
 
     def private_provisioner(self) -> ProvisionerProgram:
         """Gives the private site's provisioner, for tasks of its own."""
-        environment = inherited_environment(self.environ) | own_settings("private-provisioner", self.environ)
-        return ProvisionerProgram(private_program(self.home, "private-provisioner"), environment)
+        return private_provisioner(self.home, self.environ)
 
     def write_join_settings(self) -> None:
         """Writes what joining needs to know.
@@ -96,3 +95,9 @@ class LocalSites:
         self.home.private.create()
         settings = render_toml(provisioner_settings(self.home, self.options)).encode()
         write_private(private_program(self.home, "private-provisioner").config, settings)
+
+
+def private_provisioner(home: Home, environ: Mapping[str, str]) -> ProvisionerProgram:
+    """Gives the provisioner of this machine's private site, for tasks of its own."""
+    environment = inherited_environment(environ) | own_settings("private-provisioner", environ)
+    return ProvisionerProgram(private_program(home, "private-provisioner"), environment)

@@ -45,14 +45,14 @@ def open_public_driver(
 def open_private_driver(
     settings: ProvisionerSettings, kept: KeptTrust, now: Callable[[], datetime], log: structlog.stdlib.BoundLogger
 ) -> NetworkDriver:
-    """Opens the driver of a private site, which is the one that it joined with.
+    """Opens the driver of a private site, which is one of those that link with what it joined.
 
     Raises:
         CannotStart: The settings don't say what it needs, or name another.
     """
     if kept.driver is DriverKind.EMBEDDED:
         return _gateway_driver(settings, kept, now)
-    if settings.driver.kind != kept.driver.value:
+    if not kept.driver.links_with(DriverKind(settings.driver.kind)):
         raise CannotStart(
             f'This site joined a network of the driver {kept.driver.value}; set driver.kind = "{kept.driver.value}".'
         )
@@ -60,14 +60,23 @@ def open_private_driver(
 
 
 def _gateway_driver(settings: ProvisionerSettings, kept: KeptTrust, now: Callable[[], datetime]) -> NetworkDriver:
+    socket = settings.gateway.admin_socket
+    tunnels = GatewayTunnels(None if socket is None else EnvoyAdmin(socket))
+    return EmbeddedPrivateDriver(tunnels, open_link_probe(settings, kept, now))
+
+
+def open_link_probe(settings: ProvisionerSettings, kept: KeptTrust, now: Callable[[], datetime]) -> LinkProbe:
+    """Gives what dials the public site as this private site's gateway does.
+
+    Raises:
+        CannotStart: The settings are not those of a private site.
+    """
     if settings.membership_dir is None:
         raise CannotStart("The private role needs the setting membership_dir.")
     # The gateway's own paths to these may be others.
     identity = MembershipFiles(settings.membership_dir).current / GATEWAY
     files = ProxySettings(ca_file=identity / CA, cert_file=identity / CERTIFICATE, key_file=identity / KEY)
-    socket = settings.gateway.admin_socket
-    tunnels = GatewayTunnels(None if socket is None else EnvoyAdmin(socket))
-    return EmbeddedPrivateDriver(tunnels, LinkProbe(files, kept.site, now))
+    return LinkProbe(files, kept.site, now)
 
 
 def _skupper_driver(

@@ -78,6 +78,10 @@ class SiteUnreachable(DomainError):
         )
 
 
+class SiteRefused(StateConflict):
+    """A private site answered, and would not; the message has its words."""
+
+
 class NetworkDriverRefused(DomainError):
     """What carries the network refused; the message has its words."""
 
@@ -106,6 +110,7 @@ ERRORS: ErrorTable = {
     NodeMismatch: ErrorRule(grpc.StatusCode.PERMISSION_DENIED, ErrorReason.ERROR_REASON_METHOD_DENIED),
     EtagMismatch: ErrorRule(grpc.StatusCode.ABORTED, ErrorReason.ERROR_REASON_ETAG_MISMATCH),
     StateConflict: ErrorRule(grpc.StatusCode.FAILED_PRECONDITION, ErrorReason.ERROR_REASON_STATE_CONFLICT),
+    SiteRefused: ErrorRule(grpc.StatusCode.FAILED_PRECONDITION, ErrorReason.ERROR_REASON_STATE_CONFLICT),
     GrantUnknown: ErrorRule(grpc.StatusCode.PERMISSION_DENIED, ErrorReason.ERROR_REASON_GRANT_UNKNOWN),
     GrantRedeemed: ErrorRule(grpc.StatusCode.PERMISSION_DENIED, ErrorReason.ERROR_REASON_GRANT_REDEEMED),
     GrantExpired: ErrorRule(grpc.StatusCode.PERMISSION_DENIED, ErrorReason.ERROR_REASON_GRANT_EXPIRED),

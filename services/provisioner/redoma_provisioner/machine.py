@@ -1,14 +1,16 @@
-"""What whoever runs the machine does with the provisioner's settings alone: make a grant, join, start an Envoy."""
+"""What whoever runs the machine does with the provisioner's settings alone, whether or not the service runs."""
 
 import asyncio
 import json
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.metadata import version
 
 import structlog
 
 from redoma_kit.database import Database
+from redoma_provisioner.drivers import open_link_probe
 from redoma_provisioner.edge.bootstrap import bootstrap, bootstrap_secrets
 from redoma_provisioner.errors import CannotStart
 from redoma_provisioner.network.driver import DriverKind
@@ -19,6 +21,8 @@ from redoma_provisioner.store.grants import SqlGrantStore
 from redoma_provisioner.trust.authority import load_authority
 from redoma_provisioner.trust.grants import Grants, GrantSettings
 from redoma_provisioner.trust.join_program import join
+from redoma_provisioner.trust.keeper import TrustKeeper
+from redoma_provisioner.trust.membership_files import MembershipFiles
 
 ACTOR = "platform/machine"
 LONGEST_TOKEN = 4_096
@@ -63,6 +67,21 @@ def joined(settings: ProvisionerSettings) -> str:
     if status:
         raise SystemExit(status)
     return ""
+
+
+def link_problem(settings: ProvisionerSettings) -> str:
+    """Gives why the gateway of this private site gets no tunnel, as JSON: `reason`, a word, and `message`, a sentence.
+
+    It dials the public site once as the gateway does, whether or not that runs.
+
+    Raises:
+        CannotStart: The settings are not those of a private site, or it has not joined.
+    """
+    if settings.membership_dir is None:
+        raise CannotStart("The private role needs the setting membership_dir.")
+    kept = TrustKeeper(MembershipFiles(settings.membership_dir), utc_now).kept
+    problem = asyncio.run(open_link_probe(settings, kept, utc_now).look(kept.link_address))
+    return json.dumps(asdict(problem)) + "\n"
 
 
 def printed_bootstrap(settings: ProvisionerSettings, proxy: str) -> str:

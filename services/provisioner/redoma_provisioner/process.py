@@ -10,7 +10,7 @@ from redoma_kit.polling import run_service
 from redoma_kit.server import AddressInUse
 from redoma_kit.settings import Action, settings_from_command_line
 from redoma_provisioner.errors import CannotStart
-from redoma_provisioner.machine import joined, link_grant, printed_bootstrap
+from redoma_provisioner.machine import joined, link_grant, link_problem, printed_bootstrap
 from redoma_provisioner.schema import SCHEMA, SERVICE
 from redoma_provisioner.server import open_server
 from redoma_provisioner.settings import ProvisionerSettings
@@ -33,6 +33,9 @@ ACTIONS: Mapping[str, Action[ProvisionerSettings]] = {
         "SITE",
     ),
     "--join": Action("join with the token on standard input", lambda settings, _: joined(settings)),
+    "--probe-link": Action(
+        "print why the gateway of this private site gets no tunnel", lambda settings, _: link_problem(settings)
+    ),
 }
 
 

@@ -32,7 +32,7 @@ from redoma_provisioner.edge.metrics import EdgeMetrics
 from redoma_provisioner.edge.proxy import Proxy
 from redoma_provisioner.edge.publisher import EgressPublisher, Publisher, publish_edge
 from redoma_provisioner.edge.record import SnapshotStore
-from redoma_provisioner.edge.resources.replicas import MODEL_HEALTH_SERVICE
+from redoma_provisioner.edge.resources.names import MODEL_HEALTH_SERVICE
 from redoma_provisioner.edge.state import EgressState, Endpoint
 from redoma_provisioner.errors import ERRORS
 from redoma_provisioner.policy import PUBLIC_POLICY

@@ -13,7 +13,7 @@ import pytest
 
 from redoma.provisioner.v1 import condition_pb2, membership_pb2, network_pb2, site_pb2
 from redoma_kit.errors import STATUS_DETAILS_KEY, Failure
-from redoma_provisioner.network.membership_channel import SiteRefused
+from redoma_provisioner.errors import SiteRefused
 from redoma_provisioner.network.memberships import LEAST_PAUSE_EXPOSED_S
 from redoma_provisioner.servicers.network_forms import LONGEST_SENTENCE, LONGEST_WORD, MOST_CONDITIONS
 from redoma_provisioner.trust.connectors import MAX_CONNECTORS

@@ -34,8 +34,8 @@ from redoma_cli.local.pki import DevelopmentAuthority
 from redoma_cli.local.ports import LOOPBACK, choose_ports
 from redoma_cli.local.probe import Answer, EnvoyAdmin, EnvoyProbe
 from redoma_cli.local.process import RunningProcess
-from redoma_cli.local.stop import ADMIN_SOCKET
-from redoma_provisioner.edge.resources.edge import MODEL_HEALTH_SERVICE
+from redoma_kit.envoy_process import admin_socket
+from redoma_provisioner.edge.resources.names import MODEL_HEALTH_SERVICE
 from tests.conftest import SITES
 from tests.fakes.static_edge import static_edge
 
@@ -254,7 +254,7 @@ def edge(home: Home, authority: DevelopmentAuthority) -> Iterator[Edge]:
     """A serving edge."""
     ports = choose_ports(["edge", "chat", "tenant", "egress"], home.run / "ports.json", lambda name: False)
     config = home.config / "envoy.json"
-    config.write_text(json.dumps(static_edge(ports["edge"], ports, authority.identity("edge"), ADMIN_SOCKET)))
+    config.write_text(json.dumps(static_edge(ports["edge"], ports, authority.identity("edge"), admin_socket("edge"))))
     stand_ins, healths = StandIns(), health.HealthServicer()  # type: ignore[abstract]
     healths.set(MODEL_HEALTH_SERVICE, health_pb2.HealthCheckResponse.SERVING)
     chat = serve(stand_ins, healths, ports["chat"], authority, "chat")
@@ -263,7 +263,7 @@ def edge(home: Home, authority: DevelopmentAuthority) -> Iterator[Edge]:
     argv = [envoy_binary(), "-c", str(config), "--concurrency", "1", "--disable-hot-restart", "-l", "warning"]
     log = home.log / "edge.log"
     envoy = RunningProcess.start(argv, {}, home.run, log)
-    admin = EnvoyAdmin(home.run / ADMIN_SOCKET)
+    admin = EnvoyAdmin(home.run / admin_socket("edge"))
     try:
         await_answer(envoy, EnvoyProbe(admin), log)
         yield Edge(ports["edge"], stand_ins, healths, admin, envoy, tenant, log)

@@ -16,10 +16,12 @@ from redoma.provisioner.v1 import network_pb2
 from redoma.provisioner.v1.site_pb2 import Site
 from redoma_cli.client import read_demo
 from redoma_cli.context import CommandContext
+from redoma_cli.errors import CliError
 from redoma_cli.local.doctor import examine
 from redoma_cli.local.doctor_link import link, refusals
 from redoma_cli.local.doctor_trust import certificates, clock
 from redoma_cli.local.finding import Finding, Health
+from redoma_cli.local.membership import Failure
 from redoma_cli.local.options import SiteChoice, Sites, write_choice
 from redoma_cli.local.pki import LEAF_LIFETIME, DevelopmentAuthority
 from redoma_cli.local.plan import STOP_ORDER, pid_file
@@ -47,6 +49,18 @@ def only(findings: Iterator[Finding], subject: str) -> Finding:
     """Gives the one thing found of a subject."""
     (finding,) = found(findings, subject)
     return finding
+
+
+def closed_port() -> int:
+    """Gives a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def undialled() -> Failure:
+    """Stands for dialling where nothing is to be dialled."""
+    raise AssertionError("the public site was dialled")
 
 
 @pytest.fixture
@@ -123,7 +137,7 @@ def test_clock_that_differs_from_the_other_sides_is_found(network: Network) -> N
     view.sites[1].conditions.append(said("ClockInStep", False, "ClockAhead", "Its clock is 4 min ahead."))
     network.answers["WatchNetwork"] = view
     network.answers["ListProxies"] = served()
-    finding = only(link(network.home, Sites.PUBLIC, read_demo(network.home)), "clock")
+    finding = only(link(network.home, Sites.PUBLIC, read_demo(network.home), undialled), "clock")
     assert finding.health is Health.BAD
     assert finding.sentence == "Its clock is 4 min ahead."
 
@@ -153,23 +167,29 @@ def test_missing_and_damaged_membership_is_found(network: Network, signed: Devel
     assert "redoma up" in damaged.mend
 
 
-def closed_port() -> int:
-    """Gives a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def test_closed_port_of_the_public_site_is_why_the_link_is_down(network: Network, signed: DevelopmentAuthority) -> None:
+def test_why_the_link_is_down_is_what_dialling_as_the_gateway_finds(
+    network: Network, signed: DevelopmentAuthority
+) -> None:
     write_membership(network.home, "hospital-a")
     run_provisioner(network.home)
-    address = f"127.0.0.1:{closed_port()}"
-    write_state(network.home, "JOINED", "hospital-a", link_address=address)
-    finding = only(link(network.home, Sites.PRIVATE, None), "link")
-    assert finding.health is Health.BAD
-    assert f"Nobody listens at {address}" in finding.sentence
+    write_state(network.home, "JOINED", "hospital-a", link_address="127.0.0.1:1")
+
+    def of(reason: str) -> Finding:
+        return only(link(network.home, Sites.PRIVATE, None, lambda: Failure(reason, f"It is {reason}.", "")), "link")
+
+    assert of("Refused").sentence == "It is Refused."
+    assert "redoma doctor" in of("Refused").mend
+    assert "redoma van grant --site hospital-a --rejoin" in of("CertificateRefused").mend
+    assert "redoma logs gateway" in of("NotDialled").mend
+    assert {of(reason).health for reason in ("Refused", "CertificateRefused", "NotDialled")} == {Health.BAD}
+
+    def damaged() -> Failure:
+        raise CliError("The site's files are damaged.", "Join anew.")
+
+    told = only(link(network.home, Sites.PRIVATE, None, damaged), "link")
+    assert told.health is Health.BAD and told.sentence and told.mend
     write_state(network.home, "LINKED", "hospital-a")
-    assert only(link(network.home, Sites.PRIVATE, None), "link").health is Health.GOOD
+    assert only(link(network.home, Sites.PRIVATE, None, undialled), "link").health is Health.GOOD
 
 
 def test_revoked_site_is_found_with_what_lets_it_in_anew(network: Network) -> None:
@@ -177,7 +197,7 @@ def test_revoked_site_is_found_with_what_lets_it_in_anew(network: Network) -> No
     network.answers["ListProxies"] = served()
     network.answers["WatchNetwork"] = one_site(linked=False, state=Site.STATE_REVOKED)
     write_state(network.home, "JOINED")
-    finding = only(link(network.home, Sites.BOTH, read_demo(network.home)), "link")
+    finding = only(link(network.home, Sites.BOTH, read_demo(network.home), undialled), "link")
     assert finding.health is Health.BAD
     assert "redoma van delete private" in finding.mend
 
@@ -186,11 +206,11 @@ def test_unlinked_site_elsewhere_is_found_with_the_public_sites_words(network: N
     network.settle()
     network.answers["ListProxies"] = served()
     network.answers["WatchNetwork"] = one_site("hospital-a", linked=False, why="No tunnel is open.")
-    finding = only(link(network.home, Sites.PUBLIC, read_demo(network.home)), "link")
+    finding = only(link(network.home, Sites.PUBLIC, read_demo(network.home), undialled), "link")
     assert "No tunnel is open." in finding.sentence
     assert "redoma doctor" in finding.mend
     network.answers["WatchNetwork"] = network_pb2.WatchNetworkResponse()
-    nobody = only(link(network.home, Sites.PUBLIC, read_demo(network.home)), "link")
+    nobody = only(link(network.home, Sites.PUBLIC, read_demo(network.home), undialled), "link")
     assert nobody.health is Health.WARNING
     assert "redoma van grant" in nobody.mend
 

@@ -20,8 +20,8 @@ from redoma.provisioner.v1 import edge_pb2, network_pb2, operation_pb2
 from redoma.tenant.v1 import api_key_pb2, audit_pb2, privacy_pb2, quota_pb2, tenant_pb2, usage_pb2, user_pb2
 from redoma_cli.local.pki import DevelopmentAuthority
 from redoma_provisioner.edge.resources.api import edge_methods
-from redoma_provisioner.edge.resources.edge import MODEL_HEALTH_SERVICE
 from redoma_provisioner.edge.resources.edge_filters import MAX_REQUEST_BYTES
+from redoma_provisioner.edge.resources.names import MODEL_HEALTH_SERVICE
 from tests.fakes.static_edge import static_edge
 from tests.unit.cli.edge_site import EMBEDDING_PIECE_BYTES, EMBEDDING_PIECES, GENEROUS_S, USED_UP, Edge, envoy_binary
 

@@ -1,11 +1,6 @@
 """What is read of a private site's membership: what makes it unusable is told, never guessed over."""
 
 import json
-import socket
-import ssl
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -13,7 +8,6 @@ import pytest
 from redoma_cli.errors import CliError
 from redoma_cli.join_token import token_address
 from redoma_cli.local.home import Home
-from redoma_cli.local.link_probe import LinkAnswer, probe_link
 from redoma_cli.local.membership import (
     Failure,
     MembershipDamaged,
@@ -90,49 +84,6 @@ def test_token_tells_where_it_leads_and_a_mistyped_one_is_known() -> None:
     for other in ("", "rdm_abcdefgh_x", json.dumps({"a": "x"})):
         with pytest.raises(CliError, match="no join token"):
             token_address(other)
-
-
-@contextmanager
-def public_site(directory: DevelopmentAuthority, trusted: str | None) -> Iterator[str]:
-    """Takes one connection as the egress would, trusting the authorities in a file or nobody; gives its address."""
-    files = directory.identity("egress")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.load_cert_chain(files.certificate, files.key)
-    context.verify_mode = ssl.CERT_REQUIRED
-    if trusted:
-        context.load_verify_locations(trusted)
-    listener = socket.create_server(("127.0.0.1", 0))
-    done = threading.Event()
-
-    def serve() -> None:
-        connection, _ = listener.accept()
-        try:
-            with context.wrap_socket(connection, server_side=True):
-                done.wait(60)
-        except OSError:
-            connection.close()
-
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
-    try:
-        yield f"127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        done.set()
-        thread.join(60)
-        listener.close()
-
-
-def test_link_that_is_taken_is_told_from_one_that_is_refused(home: Home, authority: DevelopmentAuthority) -> None:
-    directory = write_membership(home)
-    with public_site(authority, str(authority.certificate)) as address:
-        assert probe_link(address, "private", directory)[0] is LinkAnswer.TAKEN
-    with public_site(authority, None) as address:
-        assert probe_link(address, "private", directory)[0] is LinkAnswer.REFUSED
-    assert probe_link(address, "private", directory)[0] is LinkAnswer.CLOSED
-    write_membership(home, stranger=True)
-    with public_site(authority, str(authority.certificate)) as address:
-        assert probe_link(address, "private", directory)[0] is LinkAnswer.STRANGER
 
 
 def test_certificates_made_long_ago_are_read_with_their_own_end(home: Home, authority: DevelopmentAuthority) -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from redoma_cli.errors import CliError
-from redoma_cli.local.membership import Step
+from redoma_cli.local.membership import Failure, Step
 from redoma_cli.local.provisioner_program import ProvisionerProgram, parse_line
 from redoma_cli.local.service import Program
 
 STAND_IN = """
-import json, pathlib, sys
+import json, os, pathlib, sys
 task = sys.argv[3:]
 here = pathlib.Path(__file__).parent
 with (here / "calls").open("a") as calls:
@@ -21,6 +21,7 @@ if (here / "refusal").exists():
     sys.exit("redoma-provisioner: " + (here / "refusal").read_text())
 if task[0] == "--join":
     token = sys.stdin.readline().strip()
+    (here / "link_file").write_text(os.environ.get("REDOMA_PROVISIONER_LINK_FILE", ""))
     print(json.dumps({"step": 1, "of": 2, "title": "Read the token", "state": "done", "detail": ""}), flush=True)
     if token == "good":
         print(json.dumps({"phase": "JOINED", "site": "a", "error": None}))
@@ -30,6 +31,8 @@ if task[0] == "--join":
         sys.exit(1)
 elif task[0] == "--print-bootstrap":
     print(json.dumps({"bootstrap": {"node": task[1]}, "secrets": {"resources": []}}))
+elif task[0] == "--probe-link":
+    print(json.dumps({"reason": "Refused", "message": "Nobody listens there."}))
 else:
     print("made " + " ".join(task))
 """
@@ -66,6 +69,13 @@ def test_grant_is_made_and_a_refusal_told_as_it_is(program: ProvisionerProgram) 
     refuse(program, "The site private was revoked.")
     with pytest.raises(CliError, match=r"^The site private was revoked\.$"):
         program.make_link_grant("private", rejoin=False)
+
+
+def test_link_is_probed_and_where_it_cant_be_that_is_told(program: ProvisionerProgram) -> None:
+    assert program.link_problem() == Failure("Refused", "Nobody listens there.", "")
+    refuse(program, "This site has not joined.")
+    with pytest.raises(CliError, match="has not joined"):
+        program.link_problem()
 
 
 def test_joining_tells_each_step_and_puts_the_token_on_no_command_line(program: ProvisionerProgram) -> None:
@@ -105,3 +115,14 @@ def test_bootstrap_is_printed_anew_only_when_what_it_is_made_of_changed(program:
 def test_lines_that_are_no_steps_are_passed_over() -> None:
     for line in ("", "no JSON", "[]", "1", '{"title": 1}'):
         assert parse_line(line) == (None, None)
+
+
+def test_link_file_is_named_by_its_whole_path(
+    program: ProvisionerProgram, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    program.join("good", lambda step: None, Path("link.yaml"))
+    told = Path(program.env["PYTHONPATH"]) / "redoma_stand_in" / "link_file"
+    assert told.read_text() == str(tmp_path / "link.yaml")
+    program.join("good", lambda step: None)
+    assert told.read_text() == ""

@@ -61,6 +61,16 @@ def test_grant_takes_a_driver_and_refuses_one_there_is_not(network: Network) -> 
     assert network.run("van", "grant", "--site", "a", "--driver", "carrier-pigeon").exit_code != 0
 
 
+def test_update_sends_what_is_given_alone(network: Network) -> None:
+    site = Site(name="sites/hospital-a", display_name="Hospital A", priority=0)
+    network.answers["UpdateSite"] = network_pb2.UpdateSiteResponse(site=site)
+    assert "priority 0, called Hospital A" in network.ok("van", "update", "hospital-a", "--priority", "0")
+    request = network.only(network_pb2.UpdateSiteRequest)
+    assert request.site.name == "sites/hospital-a"
+    assert list(request.update_mask.paths) == ["priority"]
+    assert network.run("van", "update", "hospital-a").exit_code != 0
+
+
 def test_refused_grant_says_what_to_do(network: Network) -> None:
     network.failures["CreateLinkGrant"] = (grpc.StatusCode.ALREADY_EXISTS, "RESOURCE_EXISTS", "Site a has joined.")
     result = network.run("van", "grant", "--site", "a")

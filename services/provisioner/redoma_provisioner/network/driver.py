@@ -19,6 +19,10 @@ class DriverKind(Enum):
     SKUPPER_SYSTEM = "skupper-system"
     FAKE = "fake"
 
+    def links_with(self, other: "DriverKind") -> bool:
+        """Whether a site of the one can be linked to one of the other: Skupper's are one network on all platforms."""
+        return self is other or {self, other} <= {DriverKind.SKUPPER_KUBERNETES, DriverKind.SKUPPER_SYSTEM}
+
 
 class DriverRefused(Exception):
     """What carries the network will not have it so; the message has its words and the mending step."""

@@ -22,11 +22,11 @@ class KeptNetwork:
     certificates: Mapping[str, SiteCertificates] = field(default_factory=dict)
 
     def members(self, driver: DriverKind) -> dict[str, Site]:
-        """Gives the private sites that belong to the network and that `driver` carries, by id."""
+        """Gives the private sites that belong to the network and that `driver` can carry, by id."""
         return {
             site.id: site
             for site in self.sites
-            if site.state is SiteState.JOINED and site.driver is driver and site.id != PUBLIC_SITE
+            if site.state is SiteState.JOINED and site.driver.links_with(driver) and site.id != PUBLIC_SITE
         }
 
 

@@ -8,7 +8,7 @@ from redoma.provisioner.v1 import membership_pb2, network_pb2
 from redoma.provisioner.v1.membership_pb2_grpc import MembershipServiceStub
 from redoma_kit.errors import failure_from_status
 from redoma_kit.routing import REPLICA_KEY
-from redoma_provisioner.errors import SiteUnreachable, StateConflict
+from redoma_provisioner.errors import SiteRefused, SiteUnreachable
 from redoma_provisioner.network.standings import Report
 from redoma_provisioner.servicers.connectors import connectors_in
 from redoma_provisioner.servicers.network_forms import LONGEST_SENTENCE, LONGEST_WORD, conditions_in, shown, time_in
@@ -19,10 +19,6 @@ from redoma_provisioner.trust.record import IssuedCertificate
 CALL_WAIT_S = 20.0
 # More bundles than a public site ever signs, and what every database keeps.
 MAX_SEQUENCE = 2**31 - 1
-
-
-class SiteRefused(StateConflict):
-    """A private site answered, and would not; the message has its words."""
 
 
 class GrpcMembershipChannel:

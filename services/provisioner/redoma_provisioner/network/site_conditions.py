@@ -68,7 +68,7 @@ def _not_joined(site: Site) -> Condition:
 def _linked(site: Site, standing: Standing, facts: SiteFacts, expire_time: datetime | None, now: datetime) -> Condition:
     if standing.linked:
         return Condition(LINKED, True, "Answers")
-    if site.driver is not facts.driver:
+    if not site.driver.links_with(facts.driver):
         message = (
             f"{site.id} joined for {site.driver.value}, but this site uses {facts.driver.value}: {_join_anew(site)}."
         )

@@ -1,4 +1,4 @@
-"""What a joining site's own network needs to link: asked of the public site's driver, refused in this service's words."""
+"""What lets a joining site's own network link: asked of this site's driver, and refused in this service's words."""
 
 from redoma_provisioner.errors import NetworkDriverRefused, NetworkDriverUnavailable
 from redoma_provisioner.network.driver import DriverKind, DriverRefused, DriverUnavailable, NetworkDriver
@@ -16,7 +16,7 @@ class Invitations:
         Raises:
             NetworkDriverRefused, NetworkDriverUnavailable: In the words of what carries the network.
         """
-        if kind is not self._driver.kind:
+        if not kind.links_with(self._driver.kind):
             raise NetworkDriverRefused(
                 kind,
                 f"The token is for the driver {kind.value}, and the public site's is {self._driver.kind.value} by now; "

@@ -29,8 +29,8 @@ from redoma_cli.local.pki import DevelopmentAuthority
 from redoma_cli.local.ports import LOOPBACK, choose_ports
 from redoma_cli.local.probe import EnvoyAdmin, EnvoyProbe
 from redoma_cli.local.process import RunningProcess
-from redoma_cli.local.stop import ADMIN_SOCKET
-from redoma_provisioner.edge.resources.edge import MODEL_HEALTH_SERVICE
+from redoma_kit.envoy_process import admin_socket
+from redoma_provisioner.edge.resources.names import MODEL_HEALTH_SERVICE
 from tests.conftest import SITES
 from tests.fakes.static_edge import static_edge
 from tests.unit.cli.conformance import chatting, tenancy
@@ -132,7 +132,7 @@ def running_double(folder: Path, alter: Callable[[bytes], bytes] = bytes) -> Ite
     authority = DevelopmentAuthority(home.pki, services=SITES)
     authority.ensure()
     ports = choose_ports(["edge", *NAMES], home.run / "ports.json", lambda name: False)
-    rendered = json.dumps(static_edge(ports["edge"], ports, authority.identity("edge"), ADMIN_SOCKET)).encode()
+    rendered = json.dumps(static_edge(ports["edge"], ports, authority.identity("edge"), admin_socket("edge"))).encode()
     config = home.config / "envoy.json"
     config.write_bytes(alter(rendered))
     loop = asyncio.new_event_loop()
@@ -142,7 +142,7 @@ def running_double(folder: Path, alter: Callable[[bytes], bytes] = bytes) -> Ite
     argv = [envoy_binary(), "-c", str(config), "--concurrency", "1", "--disable-hot-restart", "-l", "warning"]
     envoy = RunningProcess.start(argv, {}, home.run, home.log / "edge.log")
     try:
-        await_answer(envoy, EnvoyProbe(EnvoyAdmin(home.run / ADMIN_SOCKET)), home.log / "edge.log")
+        await_answer(envoy, EnvoyProbe(EnvoyAdmin(home.run / admin_socket("edge"))), home.log / "edge.log")
         yield DoubleSite(f"http://{LOOPBACK}:{ports['edge']}", loop, holders)
     finally:
         envoy.send(signal.SIGKILL)

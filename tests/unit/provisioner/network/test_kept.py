@@ -33,12 +33,14 @@ def test_only_members_are_admitted_and_led_to(
     states: dict[str, tuple[SiteState, DriverKind, int, int]], driver: DriverKind, has_address: bool
 ) -> None:
     kept = network_of(states)
-    members = {site for site, (state, kind, _, _) in states.items() if (state, kind) == (SiteState.JOINED, driver)}
+    by_skupper = {DriverKind.SKUPPER_KUBERNETES, DriverKind.SKUPPER_SYSTEM}
+    linking = by_skupper if driver in by_skupper else {driver}
+    members = {site for site, (state, kind, _, _) in states.items() if state is SiteState.JOINED and kind in linking}
     addresses = {one.routing_key: "127.0.0.1:10000" for one in kept.connectors} if has_address else {}
     desired = desired_network(kept, driver)
     state = egress_state(kept, driver, addresses)
     led_to = {endpoint.routing_key: endpoint for endpoint in (*state.replicas, *state.provisioners)}
-    by_address = driver in (DriverKind.SKUPPER_KUBERNETES, DriverKind.SKUPPER_SYSTEM)
+    by_address = driver in by_skupper
     wanted = {one.routing_key for one in kept.connectors if one.site in members}
     assert {site.id for site in desired.admitted} == members
     assert {listener.routing_key for listener in desired.listeners} == wanted

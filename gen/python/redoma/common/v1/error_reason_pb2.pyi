@@ -187,7 +187,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
       {"reason": "SOURCE_DENIED"}
     """
     ERROR_REASON_SIGN_IN_SLOWED: _ErrorReason.ValueType  # 40
-    """RESOURCE_EXHAUSTED, with RetryInfo. Too many credentials from the caller's address were refused lately.
+    """RESOURCE_EXHAUSTED, with RetryInfo. Too many credentials, or tokens to join with, from the caller's address were refused
+    lately.
       {"reason": "SIGN_IN_SLOWED"}
     """
     ERROR_REASON_IDENTITY_PROVIDER_UNAVAILABLE: _ErrorReason.ValueType  # 41
@@ -406,7 +407,8 @@ ERROR_REASON_SOURCE_DENIED: ErrorReason.ValueType  # 39
   {"reason": "SOURCE_DENIED"}
 """
 ERROR_REASON_SIGN_IN_SLOWED: ErrorReason.ValueType  # 40
-"""RESOURCE_EXHAUSTED, with RetryInfo. Too many credentials from the caller's address were refused lately.
+"""RESOURCE_EXHAUSTED, with RetryInfo. Too many credentials, or tokens to join with, from the caller's address were refused
+lately.
   {"reason": "SIGN_IN_SLOWED"}
 """
 ERROR_REASON_IDENTITY_PROVIDER_UNAVAILABLE: ErrorReason.ValueType  # 41

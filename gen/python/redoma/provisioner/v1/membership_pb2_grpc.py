@@ -67,7 +67,7 @@ class MembershipServiceServicer:
 
     def CreateCertificateRequests(self, request, context):
         """Makes new keys, which stay in the site, and gives the certificate requests for them. Asked again before ApplyTrust
-        brought their certificates, it gives the same.
+        brought their certificates, it gives the same. Errors: FAILED_PRECONDITION (STATE_CONFLICT) while the site joins anew.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -76,7 +76,7 @@ class MembershipServiceServicer:
     def ApplyTrust(self, request, context):
         """Takes a trust bundle and, with them, certificates, keeps both, and hands them to the site's services. Errors:
         INVALID_ARGUMENT (INVALID_FIELD) for a signature that is not the authority's or a certificate for another key;
-        FAILED_PRECONDITION (STATE_CONFLICT) for a sequence number below the last.
+        FAILED_PRECONDITION (STATE_CONFLICT) for a sequence number below the last, and while the site joins anew.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

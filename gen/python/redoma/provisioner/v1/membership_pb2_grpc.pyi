@@ -39,12 +39,12 @@ class MembershipServiceStub:
     """Sends what the site exposes and how it is, at once, at each change, and every five seconds."""
     CreateCertificateRequests: _grpc.UnaryUnaryMultiCallable[_membership_pb2.CreateCertificateRequestsRequest, _membership_pb2.CreateCertificateRequestsResponse]
     """Makes new keys, which stay in the site, and gives the certificate requests for them. Asked again before ApplyTrust
-    brought their certificates, it gives the same.
+    brought their certificates, it gives the same. Errors: FAILED_PRECONDITION (STATE_CONFLICT) while the site joins anew.
     """
     ApplyTrust: _grpc.UnaryUnaryMultiCallable[_membership_pb2.ApplyTrustRequest, _membership_pb2.ApplyTrustResponse]
     """Takes a trust bundle and, with them, certificates, keeps both, and hands them to the site's services. Errors:
     INVALID_ARGUMENT (INVALID_FIELD) for a signature that is not the authority's or a certificate for another key;
-    FAILED_PRECONDITION (STATE_CONFLICT) for a sequence number below the last.
+    FAILED_PRECONDITION (STATE_CONFLICT) for a sequence number below the last, and while the site joins anew.
     """
 
 @_typing.type_check_only
@@ -58,12 +58,12 @@ class MembershipServiceAsyncStub(MembershipServiceStub):
     """Sends what the site exposes and how it is, at once, at each change, and every five seconds."""
     CreateCertificateRequests: _aio.UnaryUnaryMultiCallable[_membership_pb2.CreateCertificateRequestsRequest, _membership_pb2.CreateCertificateRequestsResponse]  # type: ignore[assignment]
     """Makes new keys, which stay in the site, and gives the certificate requests for them. Asked again before ApplyTrust
-    brought their certificates, it gives the same.
+    brought their certificates, it gives the same. Errors: FAILED_PRECONDITION (STATE_CONFLICT) while the site joins anew.
     """
     ApplyTrust: _aio.UnaryUnaryMultiCallable[_membership_pb2.ApplyTrustRequest, _membership_pb2.ApplyTrustResponse]  # type: ignore[assignment]
     """Takes a trust bundle and, with them, certificates, keeps both, and hands them to the site's services. Errors:
     INVALID_ARGUMENT (INVALID_FIELD) for a signature that is not the authority's or a certificate for another key;
-    FAILED_PRECONDITION (STATE_CONFLICT) for a sequence number below the last.
+    FAILED_PRECONDITION (STATE_CONFLICT) for a sequence number below the last, and while the site joins anew.
     """
 
 class MembershipServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -86,7 +86,7 @@ class MembershipServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_membership_pb2.CreateCertificateRequestsResponse, _abc.Awaitable[_membership_pb2.CreateCertificateRequestsResponse]]:
         """Makes new keys, which stay in the site, and gives the certificate requests for them. Asked again before ApplyTrust
-        brought their certificates, it gives the same.
+        brought their certificates, it gives the same. Errors: FAILED_PRECONDITION (STATE_CONFLICT) while the site joins anew.
         """
 
     @_abc_1.abstractmethod
@@ -97,7 +97,7 @@ class MembershipServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_membership_pb2.ApplyTrustResponse, _abc.Awaitable[_membership_pb2.ApplyTrustResponse]]:
         """Takes a trust bundle and, with them, certificates, keeps both, and hands them to the site's services. Errors:
         INVALID_ARGUMENT (INVALID_FIELD) for a signature that is not the authority's or a certificate for another key;
-        FAILED_PRECONDITION (STATE_CONFLICT) for a sequence number below the last.
+        FAILED_PRECONDITION (STATE_CONFLICT) for a sequence number below the last, and while the site joins anew.
         """
 
 def add_MembershipServiceServicer_to_server(servicer: MembershipServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -536,7 +536,7 @@ class CreateLinkGrantResponse(_message.Message):
     LINK_GRANT_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
     token: _builtins.str
-    """What `redoma van join` takes: the URL for joining, the digest of the authority's certificate, and the code."""
+    """What `redoma van join` takes: the address for joining, the digest of the authority's certificate, and the code."""
     @_builtins.property
     def link_grant(self) -> _link_grant_pb2.LinkGrant:
         """The grant."""

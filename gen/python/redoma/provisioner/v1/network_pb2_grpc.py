@@ -139,7 +139,7 @@ class NetworkServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateSite(self, request, context):
-        """Changes the fields that the mask names, among `display_name` and `priority`. Errors: ABORTED (ETAG_MISMATCH),
+        """Changes the fields that the mask names, `display_name` and `priority`, or both by `*`. Errors: ABORTED (ETAG_MISMATCH),
         FAILED_PRECONDITION (STATE_CONFLICT) for a revoked site.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -149,7 +149,7 @@ class NetworkServiceServicer:
     def RevokeSite(self, request, context):
         """Revokes a site for good: within two seconds its links are cut, with all that runs over them, and its certificates and
         grants are refused from then on. Revoking a revoked site does nothing. Its id can be used again only for a new site, after
-        DeleteSite.
+        DeleteSite. Errors: FAILED_PRECONDITION (STATE_CONFLICT) for the public site.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -166,7 +166,7 @@ class NetworkServiceServicer:
     def RotateCertificates(self, request, context):
         """Gives a site new certificates for new keys, without breaking a running call; the old ones are refused afterwards. Errors:
         FAILED_PRECONDITION (STATE_CONFLICT) for a site that is revoked, or is being rotated already. The operation fails with
-        SITE_UNREACHABLE if the site does not answer.
+        SITE_UNREACHABLE if the site does not answer, and with STATE_CONFLICT if it would not.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -227,8 +227,9 @@ class NetworkServiceServicer:
         """Redeems a grant: signs the certificates of the site that joins. Served without a client certificate, at the port for
         joining; the code is the credential. Done again with the same code and the same keys, it gives the same answer for a
         minute, since an answer may be lost. Errors: PERMISSION_DENIED with GRANT_UNKNOWN, GRANT_REDEEMED, GRANT_EXPIRED or
-        GRANT_REVOKED; INVALID_ARGUMENT (INVALID_FIELD) for a certificate request that asks for another name;
-        RESOURCE_EXHAUSTED (SIGN_IN_SLOWED) after too many wrong codes from one address.
+        GRANT_REVOKED; RESOURCE_EXHAUSTED (SIGN_IN_SLOWED) for a wrong code after too many from one address. These leave the
+        grant as it is: INVALID_ARGUMENT (INVALID_FIELD) for a certificate request or a connector that can't be used;
+        FAILED_PRECONDITION (NETWORK_DRIVER_REFUSED) and UNAVAILABLE (NETWORK_DRIVER_UNAVAILABLE) of what carries the network.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

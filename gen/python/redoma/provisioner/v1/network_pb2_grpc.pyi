@@ -43,13 +43,13 @@ class NetworkServiceStub:
     ListSites: _grpc.UnaryUnaryMultiCallable[_network_pb2.ListSitesRequest, _network_pb2.ListSitesResponse]
     """Lists the sites by id, revoked ones included."""
     UpdateSite: _grpc.UnaryUnaryMultiCallable[_network_pb2.UpdateSiteRequest, _network_pb2.UpdateSiteResponse]
-    """Changes the fields that the mask names, among `display_name` and `priority`. Errors: ABORTED (ETAG_MISMATCH),
+    """Changes the fields that the mask names, `display_name` and `priority`, or both by `*`. Errors: ABORTED (ETAG_MISMATCH),
     FAILED_PRECONDITION (STATE_CONFLICT) for a revoked site.
     """
     RevokeSite: _grpc.UnaryUnaryMultiCallable[_network_pb2.RevokeSiteRequest, _network_pb2.RevokeSiteResponse]
     """Revokes a site for good: within two seconds its links are cut, with all that runs over them, and its certificates and
     grants are refused from then on. Revoking a revoked site does nothing. Its id can be used again only for a new site, after
-    DeleteSite.
+    DeleteSite. Errors: FAILED_PRECONDITION (STATE_CONFLICT) for the public site.
     """
     DeleteSite: _grpc.UnaryUnaryMultiCallable[_network_pb2.DeleteSiteRequest, _network_pb2.DeleteSiteResponse]
     """Forgets a revoked or never joined site. Its certificates stay refused. Errors: FAILED_PRECONDITION (STATE_CONFLICT) for a
@@ -58,7 +58,7 @@ class NetworkServiceStub:
     RotateCertificates: _grpc.UnaryUnaryMultiCallable[_network_pb2.RotateCertificatesRequest, _network_pb2.RotateCertificatesResponse]
     """Gives a site new certificates for new keys, without breaking a running call; the old ones are refused afterwards. Errors:
     FAILED_PRECONDITION (STATE_CONFLICT) for a site that is revoked, or is being rotated already. The operation fails with
-    SITE_UNREACHABLE if the site does not answer.
+    SITE_UNREACHABLE if the site does not answer, and with STATE_CONFLICT if it would not.
     """
     ListLinks: _grpc.UnaryUnaryMultiCallable[_network_pb2.ListLinksRequest, _network_pb2.ListLinksResponse]
     """Lists the links of a site, or of all with `sites/-`."""
@@ -81,8 +81,9 @@ class NetworkServiceStub:
     """Redeems a grant: signs the certificates of the site that joins. Served without a client certificate, at the port for
     joining; the code is the credential. Done again with the same code and the same keys, it gives the same answer for a
     minute, since an answer may be lost. Errors: PERMISSION_DENIED with GRANT_UNKNOWN, GRANT_REDEEMED, GRANT_EXPIRED or
-    GRANT_REVOKED; INVALID_ARGUMENT (INVALID_FIELD) for a certificate request that asks for another name;
-    RESOURCE_EXHAUSTED (SIGN_IN_SLOWED) after too many wrong codes from one address.
+    GRANT_REVOKED; RESOURCE_EXHAUSTED (SIGN_IN_SLOWED) for a wrong code after too many from one address. These leave the
+    grant as it is: INVALID_ARGUMENT (INVALID_FIELD) for a certificate request or a connector that can't be used;
+    FAILED_PRECONDITION (NETWORK_DRIVER_REFUSED) and UNAVAILABLE (NETWORK_DRIVER_UNAVAILABLE) of what carries the network.
     """
     WatchReplicas: _grpc.UnaryStreamMultiCallable[_network_pb2.WatchReplicasRequest, _network_pb2.WatchReplicasResponse]
     """Sends the replicas of models that calls can go to, then again whenever they change. For the certificates of `tenant` and
@@ -104,13 +105,13 @@ class NetworkServiceAsyncStub(NetworkServiceStub):
     ListSites: _aio.UnaryUnaryMultiCallable[_network_pb2.ListSitesRequest, _network_pb2.ListSitesResponse]  # type: ignore[assignment]
     """Lists the sites by id, revoked ones included."""
     UpdateSite: _aio.UnaryUnaryMultiCallable[_network_pb2.UpdateSiteRequest, _network_pb2.UpdateSiteResponse]  # type: ignore[assignment]
-    """Changes the fields that the mask names, among `display_name` and `priority`. Errors: ABORTED (ETAG_MISMATCH),
+    """Changes the fields that the mask names, `display_name` and `priority`, or both by `*`. Errors: ABORTED (ETAG_MISMATCH),
     FAILED_PRECONDITION (STATE_CONFLICT) for a revoked site.
     """
     RevokeSite: _aio.UnaryUnaryMultiCallable[_network_pb2.RevokeSiteRequest, _network_pb2.RevokeSiteResponse]  # type: ignore[assignment]
     """Revokes a site for good: within two seconds its links are cut, with all that runs over them, and its certificates and
     grants are refused from then on. Revoking a revoked site does nothing. Its id can be used again only for a new site, after
-    DeleteSite.
+    DeleteSite. Errors: FAILED_PRECONDITION (STATE_CONFLICT) for the public site.
     """
     DeleteSite: _aio.UnaryUnaryMultiCallable[_network_pb2.DeleteSiteRequest, _network_pb2.DeleteSiteResponse]  # type: ignore[assignment]
     """Forgets a revoked or never joined site. Its certificates stay refused. Errors: FAILED_PRECONDITION (STATE_CONFLICT) for a
@@ -119,7 +120,7 @@ class NetworkServiceAsyncStub(NetworkServiceStub):
     RotateCertificates: _aio.UnaryUnaryMultiCallable[_network_pb2.RotateCertificatesRequest, _network_pb2.RotateCertificatesResponse]  # type: ignore[assignment]
     """Gives a site new certificates for new keys, without breaking a running call; the old ones are refused afterwards. Errors:
     FAILED_PRECONDITION (STATE_CONFLICT) for a site that is revoked, or is being rotated already. The operation fails with
-    SITE_UNREACHABLE if the site does not answer.
+    SITE_UNREACHABLE if the site does not answer, and with STATE_CONFLICT if it would not.
     """
     ListLinks: _aio.UnaryUnaryMultiCallable[_network_pb2.ListLinksRequest, _network_pb2.ListLinksResponse]  # type: ignore[assignment]
     """Lists the links of a site, or of all with `sites/-`."""
@@ -142,8 +143,9 @@ class NetworkServiceAsyncStub(NetworkServiceStub):
     """Redeems a grant: signs the certificates of the site that joins. Served without a client certificate, at the port for
     joining; the code is the credential. Done again with the same code and the same keys, it gives the same answer for a
     minute, since an answer may be lost. Errors: PERMISSION_DENIED with GRANT_UNKNOWN, GRANT_REDEEMED, GRANT_EXPIRED or
-    GRANT_REVOKED; INVALID_ARGUMENT (INVALID_FIELD) for a certificate request that asks for another name;
-    RESOURCE_EXHAUSTED (SIGN_IN_SLOWED) after too many wrong codes from one address.
+    GRANT_REVOKED; RESOURCE_EXHAUSTED (SIGN_IN_SLOWED) for a wrong code after too many from one address. These leave the
+    grant as it is: INVALID_ARGUMENT (INVALID_FIELD) for a certificate request or a connector that can't be used;
+    FAILED_PRECONDITION (NETWORK_DRIVER_REFUSED) and UNAVAILABLE (NETWORK_DRIVER_UNAVAILABLE) of what carries the network.
     """
     WatchReplicas: _aio.UnaryStreamMultiCallable[_network_pb2.WatchReplicasRequest, _network_pb2.WatchReplicasResponse]  # type: ignore[assignment]
     """Sends the replicas of models that calls can go to, then again whenever they change. For the certificates of `tenant` and
@@ -180,7 +182,7 @@ class NetworkServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _network_pb2.UpdateSiteRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_network_pb2.UpdateSiteResponse, _abc.Awaitable[_network_pb2.UpdateSiteResponse]]:
-        """Changes the fields that the mask names, among `display_name` and `priority`. Errors: ABORTED (ETAG_MISMATCH),
+        """Changes the fields that the mask names, `display_name` and `priority`, or both by `*`. Errors: ABORTED (ETAG_MISMATCH),
         FAILED_PRECONDITION (STATE_CONFLICT) for a revoked site.
         """
 
@@ -192,7 +194,7 @@ class NetworkServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_network_pb2.RevokeSiteResponse, _abc.Awaitable[_network_pb2.RevokeSiteResponse]]:
         """Revokes a site for good: within two seconds its links are cut, with all that runs over them, and its certificates and
         grants are refused from then on. Revoking a revoked site does nothing. Its id can be used again only for a new site, after
-        DeleteSite.
+        DeleteSite. Errors: FAILED_PRECONDITION (STATE_CONFLICT) for the public site.
         """
 
     @_abc_1.abstractmethod
@@ -213,7 +215,7 @@ class NetworkServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_network_pb2.RotateCertificatesResponse, _abc.Awaitable[_network_pb2.RotateCertificatesResponse]]:
         """Gives a site new certificates for new keys, without breaking a running call; the old ones are refused afterwards. Errors:
         FAILED_PRECONDITION (STATE_CONFLICT) for a site that is revoked, or is being rotated already. The operation fails with
-        SITE_UNREACHABLE if the site does not answer.
+        SITE_UNREACHABLE if the site does not answer, and with STATE_CONFLICT if it would not.
         """
 
     @_abc_1.abstractmethod
@@ -284,8 +286,9 @@ class NetworkServiceServicer(metaclass=_abc_1.ABCMeta):
         """Redeems a grant: signs the certificates of the site that joins. Served without a client certificate, at the port for
         joining; the code is the credential. Done again with the same code and the same keys, it gives the same answer for a
         minute, since an answer may be lost. Errors: PERMISSION_DENIED with GRANT_UNKNOWN, GRANT_REDEEMED, GRANT_EXPIRED or
-        GRANT_REVOKED; INVALID_ARGUMENT (INVALID_FIELD) for a certificate request that asks for another name;
-        RESOURCE_EXHAUSTED (SIGN_IN_SLOWED) after too many wrong codes from one address.
+        GRANT_REVOKED; RESOURCE_EXHAUSTED (SIGN_IN_SLOWED) for a wrong code after too many from one address. These leave the
+        grant as it is: INVALID_ARGUMENT (INVALID_FIELD) for a certificate request or a connector that can't be used;
+        FAILED_PRECONDITION (NETWORK_DRIVER_REFUSED) and UNAVAILABLE (NETWORK_DRIVER_UNAVAILABLE) of what carries the network.
         """
 
     @_abc_1.abstractmethod

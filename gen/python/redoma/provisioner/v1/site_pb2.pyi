@@ -119,7 +119,7 @@ class Site(_message.Message):
     @_builtins.property
     def conditions(self) -> _containers.RepeatedCompositeFieldContainer[_condition_pb2.Condition]:
         """"Joined", "Linked" (a call gets through now), "TrustCurrent" (it has the last trust bundle), "ClockInStep",
-        "CertificatesValid". Output only.
+        "CertificatesValid". The first two alone of the public site, and of one that is not part of the network. Output only.
         """
 
     @_builtins.property
@@ -286,7 +286,7 @@ class Connector(_message.Message):
     service: Global___Connector.Service.ValueType
     """What it leads to. Output only."""
     target: _builtins.str
-    """Where that listens in its own site, such as "unix:model.sock" or "127.0.0.1:50051". Output only."""
+    """Where that listens in its own site, such as "unix:model.sock", "127.0.0.1:50051" or "selector:app=model:50051". Output only."""
     tenant: _builtins.str
     """`tenants/{tenant}` that alone is served by it. Empty: all. Output only."""
     @_builtins.property

@@ -90,8 +90,8 @@ def _egress(state: GatewayState) -> Config:
         "name": EGRESS,
         **fixed_endpoint(EGRESS, state.public_address),
         "connect_timeout": f"{CONNECT_TIMEOUT_S}s",
-        # Envoy's own timeout does not hold for tunnels: without this a dial goes on for as long as the link is cut, ever
-        # more seldom, and is still asleep when the link is back.
+        # Envoy's own timeout does not hold for tunnels: without this a dial goes on for as long as the link is cut,
+        # ever more seldom, and is still asleep when the link is back.
         "upstream_bind_config": {
             "socket_options": [
                 {

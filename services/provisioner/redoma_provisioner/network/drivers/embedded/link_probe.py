@@ -20,7 +20,6 @@ TIMEOUT_S = 3.0
 LISTEN_S = 1.0
 _EXPIRED, _NOT_YET_VALID = 10, 9
 _EGRESS = spiffe_id("public", "egress")
-_JOIN_ANEW = "join anew with a token of `redoma van grant --rejoin`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +62,7 @@ class LinkProbe:
         except ssl.SSLCertVerificationError as error:
             return self._mistrusted(address, error)
         except (ssl.SSLError, ConnectionResetError, EOFError):
-            return _not_admitted(address)
+            return self._not_admitted(address)
         except ConnectionRefusedError:
             return LinkProblem(
                 "Refused", f"Nobody listens at {address}: look whether the public site runs and its port is open."
@@ -95,7 +94,7 @@ class LinkProbe:
             return LinkProblem(
                 "CertificateRefused",
                 f"{address} refuses this gateway's certificate: the site was revoked, or has other certificates by "
-                f"now; {_JOIN_ANEW}.",
+                f"now; {self._join_anew}.",
             )
         finally:
             writer.transport.abort()
@@ -113,7 +112,7 @@ class LinkProbe:
         return LinkProblem(
             "CertificateExpired",
             f"This gateway's certificate expired at {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC: if this "
-            f"machine's clock is right, {_JOIN_ANEW}.",
+            f"machine's clock is right, {self._join_anew}.",
         )
 
     def _context(self) -> ssl.SSLContext:
@@ -131,11 +130,13 @@ class LinkProbe:
                 f"The certificate of {address} is not valid by this machine's clock: one of the two is out of date."
             )
             return LinkProblem("ClockOutOfStep", message)
-        message = f"{address} is of another authority than the one this site joined: {_JOIN_ANEW}."
+        message = f"{address} is of another authority than the one this site joined: {self._join_anew}."
         return LinkProblem("WrongAuthority", message)
 
+    def _not_admitted(self, address: str) -> LinkProblem:
+        message = f"{address} does not admit this site: it was revoked or forgotten there; {self._join_anew}."
+        return LinkProblem("NotAdmitted", message)
 
-def _not_admitted(address: str) -> LinkProblem:
-    return LinkProblem(
-        "NotAdmitted", f"{address} does not admit this site: it was revoked or forgotten there; {_JOIN_ANEW}."
-    )
+    @property
+    def _join_anew(self) -> str:
+        return f"join anew with a token of `redoma van grant --site {self._site} --rejoin`"

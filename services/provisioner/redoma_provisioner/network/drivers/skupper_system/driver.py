@@ -77,6 +77,7 @@ class SkupperSystemDriver:
     async def apply(self, desired: DesiredNetwork) -> None:
         """Makes what is wanted true. A link or connector that can't be made is told once all else was applied."""
         async with self._applying:
+            await self._installer.settled()
             await self._cli.check_version()
             known = await asyncio.to_thread(self._files.read)
             wanted = self._footing(desired.site, known)
@@ -107,6 +108,7 @@ class SkupperSystemDriver:
         if access is None:
             raise DriverRefused("This site is private: invite from the public one.")
         async with self._applying:
+            await self._installer.settled()
             await self._cli.check_version()
             known = await asyncio.to_thread(self._files.read)
             wanted = [plan.again(one) for key, one in known.ours.items() if key[0] != "Site"]
@@ -119,7 +121,7 @@ class SkupperSystemDriver:
     async def close(self) -> None:
         """Waits for an apply that runs, so that no reload is cut short."""
         async with self._applying:
-            pass
+            await self._installer.settled()
 
     def _footing(self, site: str, known: Known) -> list[Resource]:
         """Gives the Site that all else needs, unless another hand made one first: a namespace has one."""

@@ -20,6 +20,12 @@ class Installer:
         self._place = place
         self._files = files
         self._router = router
+        self._taking_up: asyncio.Future[None] | None = None
+
+    async def settled(self) -> None:
+        """Waits until nothing is taken up any more whose caller did not wait for it."""
+        if self._taking_up is not None:
+            await asyncio.wait({self._taking_up})
 
     async def install(self, wanted: Sequence[Resource], known: Known) -> None:
         """Writes what differs; the router restarts only where Skupper runs on something else than is wanted.
@@ -32,7 +38,8 @@ class Installer:
         if pending or not known.started:
             mode_changes = known.started and any(kind == "Site" for kind, _ in pending)
             # A reload that is cut short leaves a namespace that can't be reloaded, so it outlives its caller.
-            await asyncio.shield(asyncio.ensure_future(self._take_up(wanted, known, change, mode_changes)))
+            self._taking_up = asyncio.ensure_future(self._take_up(wanted, known, change, mode_changes))
+            await asyncio.shield(self._taking_up)
         await asyncio.to_thread(self._files.drop_kept, known)
         await asyncio.to_thread(self._files.tighten)
 

@@ -103,7 +103,7 @@ def public_link(base: Condition, peer: PeerSite | None, reached: bool, ground: G
         return ObservedLink((base, told))
     if not ground.current:
         return ObservedLink((base, ground.frozen("Operational")))
-    if peer is not None and (peer.operational_links or not ground.current):
+    if peer is not None and peer.operational_links:
         return ObservedLink((base, Condition("Operational", True, "Operational")), links)
     message = (
         "No router of that site is linked. On that site, look at `redoma van status`: "
