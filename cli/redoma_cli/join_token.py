@@ -1,15 +1,7 @@
-"""Join tokens, as far as a person's own machine reads them: where they lead. What lets a site in stays unread."""
-
-import base64
-import binascii
-import hashlib
-import json
+"""Join tokens as a person's own machine shows them: where they lead. What lets a site in stays unread."""
 
 from redoma_cli.errors import CliError
-
-PREFIX = "rdmj_"
-CHECKSUM_CHARACTERS = 6
-AGAIN = "Copy the whole token, on one line, and try again."
+from redoma_kit.join_token import NotAToken, TokenDamaged, parse_token
 
 
 def token_address(token: str) -> str:
@@ -18,15 +10,7 @@ def token_address(token: str) -> str:
     Raises:
         CliError: It is no join token, or not whole.
     """
-    text = "".join(token.split())
-    if not text.startswith(PREFIX):
-        raise CliError(f"This is no join token: one begins with {PREFIX}.", "redoma van grant --site NAME makes one.")
-    body, checksum = text[len(PREFIX) : -CHECKSUM_CHARACTERS], text[-CHECKSUM_CHARACTERS:]
-    digest = hashlib.sha256(body.encode(errors="replace")).digest()
-    if not body or checksum != base64.b32encode(digest).decode()[:CHECKSUM_CHARACTERS].lower():
-        raise CliError("The join token is incomplete or mistyped.", AGAIN)
     try:
-        content = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
-        return str(content["a"])
-    except (ValueError, binascii.Error, KeyError, TypeError):
-        raise CliError("The join token can't be read.", AGAIN) from None
+        return parse_token(token).address
+    except (NotAToken, TokenDamaged) as error:
+        raise CliError(str(error)) from None

@@ -55,7 +55,9 @@ async def bare_egress(
             "public", control_plane, provisioner, {EGRESS: files}, egress=egress.model_dump(exclude_none=True)
         )
         control = await stack.enter_async_context(ControlPlane.serving(control_plane, provisioner, EGRESS, PEER))
-        publisher = EgressPublisher(control.publisher, control.proxy, egress, itself, proxy_files(files), MAX_STREAM_S)
+        publisher = EgressPublisher(
+            control.publisher, control.proxy, egress, itself, proxy_files(files), MAX_STREAM_S, files.ca_file
+        )
         await publisher.publish(state, "the bench starts")
         workers = envoy_workers(os.cpu_count() or 1)
         envoy = RealEnvoy(folder, EGRESS, settings, workers, incremental=incremental)

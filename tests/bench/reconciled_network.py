@@ -170,9 +170,8 @@ def _egress_publisher(
     settings = EgressSettings(listen="127.0.0.1:1", tunnels="127.0.0.1:2")
     provisioner = UpstreamSettings(target="127.0.0.1:3", server_name=server_name("provisioner"))
     proxy = Proxy(EGRESS, PEER, EdgeMetrics(telemetry))
-    return EgressPublisher(
-        publisher, proxy, settings, provisioner, proxy_files(tls_of(authority, EGRESS)), MAX_STREAM_S
-    )
+    files = tls_of(authority, EGRESS)
+    return EgressPublisher(publisher, proxy, settings, provisioner, proxy_files(files), MAX_STREAM_S, files.ca_file)
 
 
 def _now() -> datetime:

@@ -19,9 +19,9 @@ from redoma.provisioner.v1 import (
     network_pb2_grpc,
     operation_pb2,
 )
+from redoma_kit.join_token import parse_token
 from redoma_kit.policy import spiffe_id
 from redoma_kit.rest import method_path
-from redoma_provisioner.trust.token import parse_token
 from redoma_provisioner.trust.wrong_codes import MOST_PER_WINDOW
 from tests.e2e.conftest import Site, wait_until
 

@@ -12,7 +12,7 @@ from redoma_kit.telemetry import Telemetry
 from redoma_provisioner.edge.state import EgressState
 from redoma_provisioner.errors import SiteUnreachable
 from redoma_provisioner.network.condition import Condition
-from redoma_provisioner.network.connector import MODEL, PROVISIONER, Connector
+from redoma_provisioner.network.connector import Connector
 from redoma_provisioner.network.driver import DriverKind, NetworkDriver
 from redoma_provisioner.network.driving import Driving
 from redoma_provisioner.network.kept import KeptNetwork
@@ -21,6 +21,7 @@ from redoma_provisioner.network.reconciler import Reconciler
 from redoma_provisioner.network.site import Sighting, Site, SiteCertificates, SiteState
 from redoma_provisioner.network.standings import Report, Standings
 from redoma_provisioner.trust.connectors import ExposedConnector
+from redoma_provisioner.trust.names import MODEL, PROVISIONER
 from tests.fakes.network_driver import PUBLIC, FakeDriver, FakeNetwork
 
 START = datetime(2026, 11, 20, 10, tzinfo=UTC)

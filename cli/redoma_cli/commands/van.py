@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
 from rich.text import Text
 
 from redoma.provisioner.v1.network_pb2 import (

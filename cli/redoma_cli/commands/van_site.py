@@ -15,7 +15,7 @@ from redoma.provisioner.v1.site_pb2 import Site
 from redoma_cli.client import ADMIN, CALL_TIMEOUT_S
 from redoma_cli.commands.confirming import confirm
 from redoma_cli.commands.operation import follow
-from redoma_cli.commands.options import EdgeOption, JsonOption, KeyOption, YesOption
+from redoma_cli.commands.options import EdgeOption, EtagOption, JsonOption, KeyOption, YesOption
 from redoma_cli.commands.output import print_json
 from redoma_cli.context import make_context
 from redoma_cli.errors import VAN_MENDS, CliError
@@ -31,6 +31,7 @@ def update(
         int | None,
         typer.Option(min=0, max=9, help="Of sites whose models answer, those with the lowest number are used."),
     ] = None,
+    etag: EtagOption = "",
     edge: EdgeOption = None,
     key: KeyOption = None,
     as_json: JsonOption = False,
@@ -40,7 +41,7 @@ def update(
     given = {field: value for field, value in (("display_name", name), ("priority", priority)) if value is not None}
     if not given:
         raise CliError("Nothing is to change.", f"redoma van update {site} --priority 1")
-    request = UpdateSiteRequest(site=Site(name=_name(site), display_name=name or "", priority=priority or 0))
+    request = UpdateSiteRequest(site=Site(name=_name(site), display_name=name or "", priority=priority or 0, etag=etag))
     request.update_mask.paths.extend(given)
     with context.client(edge, key, ADMIN) as client, client.telling(VAN_MENDS):
         updated = client.network.UpdateSite(request, timeout=CALL_TIMEOUT_S).site

@@ -3,7 +3,6 @@
 import enum
 import http.client
 import os
-import socket
 from pathlib import Path
 from typing import Protocol
 
@@ -12,6 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from redoma_cli.local.pki import IdentityFiles
 from redoma_cli.local.plan import ProbeSpec
+from redoma_kit.unix_http import UnixConnection
 
 TIMEOUT_S = 2.0
 UNIX = "unix:"
@@ -132,7 +132,7 @@ class EnvoyAdmin:
         Raises:
             OSError: Nobody answers within TIMEOUT_S.
         """
-        connection = _UnixConnection(self._socket_file)
+        connection = UnixConnection(self._socket_file, TIMEOUT_S)
         try:
             connection.request(method, path)
             response = connection.getresponse()
@@ -159,24 +159,6 @@ class EnvoyAdmin:
         _, body = self.request("GET", f"/stats?filter=^{name}$")
         values = [line.split(":")[1] for line in body.splitlines() if line.startswith(f"{name}:")]
         return int(values[0]) if values else 0
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    """HTTP over a Unix socket."""
-
-    def __init__(self, socket_file: Path) -> None:
-        super().__init__("localhost", timeout=TIMEOUT_S)
-        self._socket_file = socket_file
-
-    def connect(self) -> None:
-        # A socket's whole path may have 107 bytes; through a descriptor of its directory it is always short.
-        directory = os.open(self._socket_file.parent, os.O_PATH | os.O_DIRECTORY)
-        try:
-            self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            self.sock.settimeout(self.timeout)
-            self.sock.connect(f"/proc/self/fd/{directory}/{self._socket_file.name}")
-        finally:
-            os.close(directory)
 
 
 def _version_of(file: Path) -> tuple[int, int]:

@@ -28,6 +28,7 @@ SKUPPER_LINK_TIMEOUT_S = 240.0
 REFUSED_TIMEOUT_S = 15.0
 # What the private provisioner calls it where no waiting helps.
 REFUSED = ("CertificateRefused", "NotAdmitted", "WrongAuthority", "WrongServer", "CertificateExpired")
+LOOKS = "A site that was revoked is let in only after `redoma van delete SITE` there. `redoma doctor` says more."
 DIALS_ON = "It goes on dialling, and links as soon as it gets through. `redoma doctor` looks for the cause."
 NOT_RUNNING = "NotRunning"
 OWN_PROVISIONER = "private-provisioner"
@@ -167,7 +168,7 @@ class LinkOfPrivate:
         is_refused = state.error is not None and state.error.reason in REFUSED
         if now - self._since >= (REFUSED_TIMEOUT_S if is_refused else self._timeout_s):
             if state.error is not None:
-                raise CliError(state.error.message, state.error.mend or DIALS_ON)
+                raise CliError(state.error.message, state.error.mend or (LOOKS if is_refused else DIALS_ON))
             raise _not_linked("", self._timeout_s)
         return False
 

@@ -89,10 +89,8 @@ def _skupper_driver(
     if settings.driver.kind == DriverKind.SKUPPER_KUBERNETES.value:
         return kubernetes_driver(settings.driver, site, now, log)
     try:
-        if settings.driver.kind == DriverKind.SKUPPER_SYSTEM.value:
-            return system_driver(
-                settings.driver, join_address=join_address, environ=os.environ, clock=lambda: now().timestamp()
-            )
+        return system_driver(
+            settings.driver, join_address=join_address, environ=os.environ, clock=lambda: now().timestamp()
+        )
     except (DriverRefused, DriverUnavailable) as error:
         raise CannotStart(str(error)) from error
-    raise CannotStart(f"driver.kind = {settings.driver.kind} carries no network.")

@@ -8,7 +8,8 @@ import structlog
 from redoma_kit.database import Database
 from redoma_provisioner.errors import ERRORS
 from redoma_provisioner.operations.operations import Notices, Operations
-from redoma_provisioner.operations.runner import Executor, OperationRunner
+from redoma_provisioner.operations.progress import Executor
+from redoma_provisioner.operations.runner import OperationRunner
 from redoma_provisioner.store.operations import SqlOperationStore
 
 

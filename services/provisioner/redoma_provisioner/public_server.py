@@ -77,6 +77,7 @@ class PublicServer:
             edge.provisioner,
             settings.proxies[EGRESS],
             settings.max_stream_s,
+            settings.tls.ca_file,
         )
         self.network = NetworkParts(
             self.database,

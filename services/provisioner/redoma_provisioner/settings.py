@@ -104,7 +104,7 @@ class DriverSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["embedded", "skupper-kubernetes", "skupper-system", "fake"] = Field("embedded", description="Which.")
+    kind: Literal["embedded", "skupper-kubernetes", "skupper-system"] = Field("embedded", description="Which.")
     namespace: str = Field("", description="Skupper: the namespace; empty is the current one.")
     platform: Literal["", "podman", "docker", "linux"] = Field("", description="skupper-system: the platform.")
     kubeconfig: Path | None = Field(None, description="skupper-kubernetes: the file; unset is the pod's own account.")

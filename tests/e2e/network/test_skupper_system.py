@@ -4,6 +4,7 @@ Everything of Redoma is real, from `redoma up` to the model; no connection passe
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import shlex
@@ -22,12 +23,13 @@ import openai
 import pytest
 
 from tests.e2e.conftest import Site, site_environment, wait_until
-from tests.fakes.skupper_cli import WORLD, Tree, World, runs
+from tests.fakes.skupper_cli import WORLD, Tree, World, mapping, name_of, runs
 
 CHECKOUT = Path(__file__).parents[3]
 DRIVER = "skupper-system"
 NAME = "hospital-a"
 NAMESPACE = "redoma"
+HOST = "127.0.0.1"
 
 
 @dataclass(slots=True)
@@ -43,11 +45,11 @@ class Sites:
         world = World(self.root)
         return Tree(self.root / site, NAMESPACE, world.control)
 
-    def reload(self, site: str) -> None:
-        """Restarts a router as a person would, by the command in the manual."""
-        words = ["skupper", "system", "reload", "-n", NAMESPACE, "-p", "podman"]
+    def skupper(self, site: str, *words: str) -> str:
+        """Runs a command of the manual as a person would."""
+        argv = ["skupper", *words, "-n", NAMESPACE, "-p", "podman"]
         env = {"PATH": self.public.env["PATH"], WORLD: str(self.root), "XDG_DATA_HOME": str(self.root / site)}
-        subprocess.run(words, env=env, check=True, capture_output=True, timeout=30)
+        return subprocess.run(argv, env=env, check=True, capture_output=True, text=True, timeout=30).stdout
 
     def answers(self) -> bool:
         """Tells whether a call is answered within moments."""
@@ -135,7 +137,7 @@ def sites() -> Iterator[Sites]:
         for one in (found.public, found.private):
             stack.callback(one.redoma, "down", "--grace", "1", check=False)
         public = found.public
-        address = f"127.0.0.1:{public.env['REDOMA_VAN_PORT']}"
+        address = f"{HOST}:{public.env['REDOMA_VAN_PORT']}"
         public.redoma("up", "--site", "public", "--driver", DRIVER, "--van-address", address)
         demo = json.loads((public.home / "demo.json").read_text())
         public.edge, public.admin_key = demo["edge"], demo["admin_key"]
@@ -212,13 +214,26 @@ def test_killed_router_is_told_of_and_calls_come_back_with_it(sites: Sites, name
         lambda: next((line for line in _unlinked(sites, name).splitlines() if "router" in line), ""), "why", 20
     )
     assert "router" in told
-    sites.reload(name)
+    sites.skupper(name, "system", "reload")
     wait_until(sites.answers, "calls get through", 20)
 
 
 def _unlinked(sites: Sites, name: str) -> str:
     site = sites.public if name == "public" else sites.private
     return site.redoma("van", "status", check=False).stdout
+
+
+def test_site_joins_anew_with_a_link_file(sites: Sites) -> None:
+    (access,) = sites.tree("public").runtime("RouterAccess")
+    file = sites.root / "link.yaml"
+    file.write_text(sites.skupper("public", "link", "generate", "--name", f"link-{name_of(access)}", "--host", HOST))
+    granted = sites.public.redoma("van", "grant", "--site", NAME, "--rejoin", "--local")
+    joined = sites.private.redoma("van", "join", granted.stdout.strip(), "--link-file", str(file))
+    assert "holds a private key" in joined.stderr
+    (link,) = sites.tree(NAME).runtime("Link")
+    digest = hashlib.sha256(file.read_text().strip().encode()).hexdigest()
+    assert mapping(mapping(link, "metadata"), "annotations")["redoma.io/source"] == digest
+    wait_until(sites.answers, "calls get through", 20)
 
 
 def test_revoked_site_is_cut_within_two_seconds(sites: Sites) -> None:

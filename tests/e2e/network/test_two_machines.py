@@ -129,10 +129,10 @@ def machines() -> Iterator[Machines]:
 def test_the_model_answers_at_the_public_machine_and_the_private_one_listens_nowhere(machines: Machines) -> None:
     assert machines.private.listens() == ""
     assert f":{VAN_PORT}" in machines.public.listens(), "this would see a listening port"
-    assert machines.public.redoma("ask", "Hi", "--max-tokens", "4").stdout.strip()
+    assert machines.answers()
     assert f"{SITE}  Linked" in machines.public.redoma("van", "status").stdout
+    assert "Linked" in machines.private.redoma("status").stdout
     for machine in (machines.public, machines.private):
-        assert "Linked" in machine.redoma("status").stdout
         assert "✗" not in machine.redoma("doctor").stdout
 
 

@@ -232,6 +232,7 @@ class DiscoverySite:
             settings.edge.provisioner,
             self.files("egress"),
             settings.max_stream_s,
+            settings.tls.ca_file,
         )
         await publisher.publish(EgressState(replicas=replicas), cause)
 

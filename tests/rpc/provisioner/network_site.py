@@ -27,7 +27,7 @@ from redoma_provisioner.network.rotations import KIND, RotationExecutor, Rotatio
 from redoma_provisioner.network_parts import NetworkParts
 from redoma_provisioner.operation_parts import OperationParts
 from redoma_provisioner.operations.operation import Step
-from redoma_provisioner.operations.runner import Executor
+from redoma_provisioner.operations.progress import Executor
 from redoma_provisioner.policy import PUBLIC_POLICY
 from redoma_provisioner.schema import MIGRATIONS, SCHEMA
 from redoma_provisioner.servicers.network import NetworkServicer

@@ -190,13 +190,24 @@ async def test_a_clock_of_another_age_is_told_and_breaks_nothing(hostile: Networ
 async def test_which_tenants_a_site_takes_for_itself_is_written_where_operators_look(hostile: NetworkSite) -> None:
     """Nothing but the site's own word says so: see the record of the decision on joining."""
 
+    memberships, told = hostile.parts._memberships, asyncio.Event()
+    tell = memberships._changed
+
+    def changed(cause: str) -> None:
+        tell(cause)
+        if "acme" in cause:
+            told.set()
+
     def change(response: Response, number: int) -> None:
         response.connectors[0].tenant = "tenants/acme"
 
+    memberships.on_change(changed)
     spoil(hostile, change)
-    await hostile.until_linked(EVIL)
+    async with asyncio.timeout(BOUND_S):
+        await told.wait()
+    assert re.search(f"{EVIL} exposes .* for acme alone", hostile.log_text.getvalue())
     await hostile.until(
-        lambda: any(re.search(f"{EVIL} exposes .* for acme alone", cause) for cause in _causes(hostile)), "a cause"
+        lambda: any(one.connector.tenant for one in hostile.parts.reconciler.views.value.connectors.values()), "shown"
     )
     request = network_pb2.ListConnectorsRequest(parent=f"sites/{EVIL}")
     connectors = (await hostile.call(NETWORK + "ListConnectors", request)).connectors
@@ -209,7 +220,3 @@ async def test_a_refusal_in_words_that_a_terminal_obeys_is_told_without_them(hos
     assert "owned" in raised.value.message and raised.value.message.isprintable()
     assert len(raised.value.message) <= LONGEST_SENTENCE + 100
     assert all(value.isprintable() for value in raised.value.metadata.values())
-
-
-def _causes(network: NetworkSite) -> list[str]:
-    return [cause for _, cause in network.publisher.states]

@@ -15,12 +15,12 @@ from google.protobuf.duration_pb2 import Duration
 
 from redoma.provisioner.v1 import link_grant_pb2, network_pb2, site_pb2
 from redoma_kit.errors import Failure, failure_from_status
+from redoma_kit.join_token import JoinToken, parse_token
 from redoma_provisioner.errors import CannotStart
 from redoma_provisioner.settings import ProvisionerSettings
 from redoma_provisioner.trust.join_channel import GrpcJoinChannel
 from redoma_provisioner.trust.join_failure import JoinFailed
 from redoma_provisioner.trust.join_program import join
-from redoma_provisioner.trust.token import JoinToken, parse_token
 from tests.conftest import TestPki
 from tests.fakes.trust_parties import SiteKeys, identity_files, make_authority
 from tests.rpc.provisioner.join_site import CALL_TIMEOUT_S, JoinSite

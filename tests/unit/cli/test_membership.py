@@ -18,7 +18,7 @@ from redoma_cli.local.membership import (
     trouble_of,
 )
 from redoma_cli.local.pki import LEAF_LIFETIME, DevelopmentAuthority
-from redoma_provisioner.trust.token import JoinToken
+from redoma_kit.join_token import JoinToken
 from tests.unit.cli.joined import write_membership, write_state
 
 
@@ -82,7 +82,7 @@ def test_token_tells_where_it_leads_and_a_mistyped_one_is_known() -> None:
         with pytest.raises(CliError, match="incomplete or mistyped"):
             token_address(wrong)
     for other in ("", "rdm_abcdefgh_x", json.dumps({"a": "x"})):
-        with pytest.raises(CliError, match="no join token"):
+        with pytest.raises(CliError, match="not a join token"):
             token_address(other)
 
 

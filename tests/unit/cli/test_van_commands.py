@@ -12,7 +12,7 @@ from redoma.provisioner.v1.link_grant_pb2 import LinkGrant
 from redoma.provisioner.v1.operation_pb2 import Operation, OperationError, OperationStep
 from redoma.provisioner.v1.site_pb2 import Driver, Site
 from redoma_cli.local.options import SiteChoice, Sites, read_choice, write_choice
-from redoma_provisioner.trust.token import JoinToken
+from redoma_kit.join_token import JoinToken
 from tests.unit.cli.joined import run_provisioner, write_state
 from tests.unit.cli.network_site import Network, at, one_site
 

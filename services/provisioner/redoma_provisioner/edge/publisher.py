@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 
 import structlog
 
@@ -90,7 +91,7 @@ class Publisher:
 
 
 class EgressPublisher:
-    """Publishes what the egress leads to."""
+    """Publishes what the egress leads to. `authorities` is the file of those who sign the certificates of sites."""
 
     def __init__(
         self,
@@ -100,10 +101,12 @@ class EgressPublisher:
         provisioner: UpstreamSettings,
         files: ProxySettings,
         max_stream_s: float,
+        authorities: Path,
     ) -> None:
         self._publisher = publisher
         self._proxy = proxy
         self._settings = settings
+        self._authorities = authorities
         self._provisioner = provisioner
         self._files = files
         self._max_stream_s = max_stream_s
@@ -113,10 +116,14 @@ class EgressPublisher:
 
         Raises:
             StorageUnavailable: It can't be kept, so it is not served.
+            OSError: The authorities can't be read.
         """
 
         def build() -> Snapshot:
-            return egress_snapshot(self._settings, self._provisioner, self._files, self._max_stream_s, state)
+            authorities = self._authorities.read_text()
+            return egress_snapshot(
+                self._settings, self._provisioner, self._files, self._max_stream_s, authorities, state
+            )
 
         await self._publisher.publish(self._proxy, build, cause)
 

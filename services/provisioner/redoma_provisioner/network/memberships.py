@@ -162,7 +162,10 @@ class Memberships:
             self._log.warning("the database is away", work="memberships", site=site)
             return False
         self._exposed[site] = connectors
-        self._changed(_told(site, connectors))
+        cause = _told(site, connectors)
+        # The egress may have been told before, for another cause.
+        self._log.info("a site exposes something else", site=site, exposed=cause)
+        self._changed(cause)
         return True
 
     async def _write(self) -> None:

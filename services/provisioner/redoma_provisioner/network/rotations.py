@@ -7,7 +7,7 @@ from redoma_provisioner.errors import StateConflict
 from redoma_provisioner.network.site import Site, SiteState
 from redoma_provisioner.operations.operation import Operation, Step
 from redoma_provisioner.operations.operations import Operations
-from redoma_provisioner.operations.runner import Progress
+from redoma_provisioner.operations.progress import Progress
 from redoma_provisioner.trust.names import site_name
 
 KIND = "RotateCertificates"

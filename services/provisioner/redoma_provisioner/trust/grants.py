@@ -9,11 +9,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from redoma_kit.errors import InvalidField
+from redoma_kit.join_token import CODE_BYTES, JoinToken
 from redoma_kit.pages import page_position, page_size, page_token
 from redoma_provisioner.network.driver import DriverKind
 from redoma_provisioner.trust.grant import LinkGrant, code_hash
 from redoma_provisioner.trust.names import check_site_id
-from redoma_provisioner.trust.token import CODE_BYTES, JoinToken
 
 DEFAULT_TTL = timedelta(minutes=15)
 MIN_TTL, MAX_TTL = timedelta(minutes=1), timedelta(days=7)

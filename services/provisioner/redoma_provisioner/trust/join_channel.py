@@ -12,6 +12,7 @@ import grpc
 from cryptography import x509
 
 from redoma.provisioner.v1 import network_pb2, network_pb2_grpc
+from redoma_kit.addresses import split_address
 from redoma_kit.errors import InvalidField, failure_from_status
 from redoma_provisioner.edge.resources.joining import AUTHORITY_PATH, MAX_AUTHORITY_BYTES, SERVER_NAME
 from redoma_provisioner.servicers.connectors import connector_message
@@ -20,7 +21,6 @@ from redoma_provisioner.trust import join_failure
 from redoma_provisioner.trust.joining import Meeting
 from redoma_provisioner.trust.names import parse_site_name
 from redoma_provisioner.trust.redemption import Admission, JoinRequest, SiteCertificate
-from redoma_provisioner.trust.token import split_address
 from redoma_provisioner.trust.x509_errors import UNREADABLE
 
 MAX_HEAD_BYTES = 16 << 10

@@ -10,6 +10,7 @@ from typing import Protocol
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 
+from redoma_kit.join_token import JoinToken, NotAToken, TokenDamaged, parse_token
 from redoma_provisioner.network.site_conditions import LONGEST_CLOCK_DIFFERENCE
 from redoma_provisioner.trust import join_failure
 from redoma_provisioner.trust.bundle import BundleOutdated, BundleRefused, authority_certificates, verify_bundle
@@ -23,7 +24,6 @@ from redoma_provisioner.trust.membership_files import MembershipBusy, Membership
 from redoma_provisioner.trust.names import SERVICES
 from redoma_provisioner.trust.redemption import Admission, JoinRequest
 from redoma_provisioner.trust.standing_file import JoinStep, Phase, SiteStanding, StandingFile, standing_of
-from redoma_provisioner.trust.token import JoinToken, NotAToken, TokenDamaged, parse_token
 
 # Certificates begin five minutes before they are signed.
 MAX_CLOCK_OFFSET = timedelta(minutes=4)

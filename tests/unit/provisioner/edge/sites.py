@@ -11,6 +11,7 @@ from redoma_provisioner.network.driver import AdmittedSite
 from redoma_provisioner.settings import EdgeSettings, EgressSettings, ProxySettings
 
 FILES = ProxySettings(ca_file=Path("pki/ca.crt"), cert_file=Path("pki/tls.crt"), key_file=Path("pki/tls.key"))
+AUTHORITIES = "PEM of the authorities"
 SITES = (AdmittedSite("hospital-a", ("ab" * 32,)), AdmittedSite("hospital-b", ("cd" * 32,)))
 
 
@@ -39,7 +40,7 @@ def an_edge(tls: Path | None = None) -> Snapshot:
 def an_egress(state: EgressState) -> Snapshot:
     """Gives what an egress is served."""
     settings = EgressSettings(listen="127.0.0.1:4", tunnels="127.0.0.1:8443")
-    return egress_snapshot(settings, upstream("provisioner", 3), FILES, 600, state)
+    return egress_snapshot(settings, upstream("provisioner", 3), FILES, 600, AUTHORITIES, state)
 
 
 def skupper(number: int, site: str = "hospital-a", tenant: str = "", priority: int = 0) -> Endpoint:

@@ -15,6 +15,7 @@ from redoma_provisioner.edge.resources.tls import watched_directory
 from redoma_provisioner.edge.snapshot import CLUSTER, ENDPOINTS, LISTENER, ROUTES, SECRET, Snapshot
 from redoma_provisioner.edge.state import EgressState
 from redoma_provisioner.errors import CannotStart
+from redoma_provisioner.network.driver import AdmittedSite
 from tests.conftest import TestPki
 from tests.fakes.control_plane import settings_of
 from tests.unit.provisioner.edge.sites import an_edge, an_egress, busy, edge_settings, skupper, tunnelled, upstream
@@ -48,9 +49,21 @@ def test_listener_of_services_is_the_same_whatever_is_behind() -> None:
 def test_secrets_name_files_and_hold_none() -> None:
     for snapshot in (an_edge(Path("public")), an_egress(busy())):
         assert snapshot.of(SECRET)
-        for secret in snapshot.of(SECRET).values():
+        identities = [secret for secret in snapshot.of(SECRET).values() if "tls_certificate" in secret]
+        assert identities
+        for secret in identities:
             assert "inline" not in json.dumps(secret)
             assert "watched_directory" in json.dumps(secret)
+        # Of others it says whom to believe, which is no secret.
+        assert "private_key" not in json.dumps([one for one in snapshot.of(SECRET).values() if one not in identities])
+
+
+def test_sites_take_no_file_watch_each_of_which_a_system_has_few() -> None:
+    def watches(sites: int) -> int:
+        state = EgressState(tunnels=tuple(AdmittedSite(f"site-{number}", ("ab" * 32,)) for number in range(sites)))
+        return json.dumps(an_egress(state).resources).count("watched_directory")
+
+    assert watches(200) == watches(1) > 0
 
 
 def test_watched_folder_is_where_something_is_moved() -> None:

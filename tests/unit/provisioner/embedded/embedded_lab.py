@@ -119,7 +119,13 @@ class EmbeddedLab:
             )
             assert settings.egress is not None
             publisher = EgressPublisher(
-                control.publisher, control.proxy, settings.egress, itself, proxy_files(files["egress"]), MAX_STREAM_S
+                control.publisher,
+                control.proxy,
+                settings.egress,
+                itself,
+                proxy_files(files["egress"]),
+                MAX_STREAM_S,
+                settings.tls.ca_file,
             )
             await publisher.publish(EgressState(), "the test starts")
             envoy = RealEnvoy(folder / "e", "egress", settings)

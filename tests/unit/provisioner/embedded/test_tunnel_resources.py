@@ -29,7 +29,7 @@ def egress(*sites: AdmittedSite) -> Snapshot:
     """Gives what the egress is served that admits these, with a model each."""
     replicas = tuple(Endpoint(f"{site.id}.model-0", site.id, "gateway") for site in sites)
     state = EgressState(replicas, (), sites)
-    return egress_snapshot(SETTINGS, PROVISIONER, FILES, 600.0, state)
+    return egress_snapshot(SETTINGS, PROVISIONER, FILES, 600.0, "PEM of the authorities", state)
 
 
 def admitted(site: str, *digests: str) -> AdmittedSite:
@@ -64,7 +64,7 @@ def test_a_tunnel_is_pinned_to_its_site_and_its_certificates() -> None:
     assert context["match_typed_subject_alt_names"] == [
         {"san_type": "URI", "matcher": {"exact": "spiffe://redoma/a/gateway"}}
     ]
-    assert context["trusted_ca"] == {"filename": "/i/ca.crt"}
+    assert context["trusted_ca"] == {"inline_string": "PEM of the authorities"}
 
 
 def test_new_certificates_change_a_secret_and_nothing_that_carries_calls() -> None:

@@ -14,7 +14,8 @@ from redoma_provisioner.errors import ERRORS, StateConflict
 from redoma_provisioner.operations import runner as module
 from redoma_provisioner.operations.operation import Operation, OperationState, Step
 from redoma_provisioner.operations.operations import Notices, Operations
-from redoma_provisioner.operations.runner import OperationRunner, Progress
+from redoma_provisioner.operations.progress import Progress
+from redoma_provisioner.operations.runner import OperationRunner
 from redoma_provisioner.schema import MIGRATIONS, SCHEMA
 from redoma_provisioner.store.operations import SqlOperationStore
 from tests.fakes.memory_network import SetClock

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from redoma_kit.database import Database
+from redoma_kit.join_token import parse_token
 from redoma_provisioner.network.driver import DriverKind
 from redoma_provisioner.store.certificates import SqlCertificateStore
 from redoma_provisioner.store.grants import SqlGrantStore
@@ -13,7 +14,6 @@ from redoma_provisioner.trust.bundles import Bundles
 from redoma_provisioner.trust.connectors import ExposedConnector
 from redoma_provisioner.trust.grants import Grants, GrantSettings
 from redoma_provisioner.trust.redemption import Admission, JoinRequest, Redeemer
-from redoma_provisioner.trust.token import parse_token
 from redoma_provisioner.trust.wrong_codes import WrongCodes
 from tests.fakes.trust_parties import MovedClock, SiteKeys
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from redoma_kit.database import Database
+from redoma_kit.join_token import JoinToken, parse_token
 from redoma_provisioner.trust import join_failure
 from redoma_provisioner.trust.authority import Authority
 from redoma_provisioner.trust.joining import TITLES, Joining
 from redoma_provisioner.trust.membership_files import MembershipFiles
-from redoma_provisioner.trust.token import JoinToken, parse_token
 from tests.fakes.trust_parties import MovedClock, SiteKeys, make_authority
 from tests.unit.provisioner.trust.direct_channel import DirectChannel
 from tests.unit.provisioner.trust.joinable import ADDRESS, EXPOSED, JoinableSite

@@ -13,6 +13,7 @@ from cryptography import x509
 
 from redoma_kit.database import Database
 from redoma_kit.errors import InvalidField
+from redoma_kit.join_token import JoinToken
 from redoma_provisioner.errors import SiteUnreachable, StateConflict
 from redoma_provisioner.trust.authority import Authority, fingerprint
 from redoma_provisioner.trust.certificate_reports import CertificateReports
@@ -23,7 +24,6 @@ from redoma_provisioner.trust.membership_files import MembershipFiles
 from redoma_provisioner.trust.record import IssuedCertificate
 from redoma_provisioner.trust.revocation import Revocation
 from redoma_provisioner.trust.rotation import STEPS, Rotator
-from redoma_provisioner.trust.token import JoinToken
 from redoma_provisioner.trust.upkeep import BundlePush, Pruning, Renewal
 from tests.fakes.trust_parties import MovedClock
 from tests.unit.provisioner.trust.direct_channel import DirectChannel

@@ -3,6 +3,7 @@
 import ipaddress
 import re
 
+from redoma_kit.addresses import split_address
 from redoma_kit.settings import UpstreamSettings
 from redoma_provisioner.edge.resources.stream_manager import windows
 from redoma_provisioner.edge.resources.tls import type_url, upstream_tls
@@ -98,10 +99,10 @@ def host_and_port(target: str) -> tuple[str, int]:
     Raises:
         InvalidAddress: It is neither.
     """
-    host, _, port = target.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
-        raise InvalidAddress(f"{target!r} is no address; one looks like 127.0.0.1:8443.")
-    return host.removeprefix("[").removesuffix("]"), int(port)
+    try:
+        return split_address(target)
+    except ValueError:
+        raise InvalidAddress(f"{target!r} is no address; one looks like 127.0.0.1:8443.") from None
 
 
 def circuit_breakers(max_retries: int) -> Config:

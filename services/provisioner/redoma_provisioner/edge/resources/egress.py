@@ -37,6 +37,7 @@ def egress_snapshot(
     provisioner: UpstreamSettings,
     files: ProxySettings,
     max_stream_s: float,
+    authorities: str,
     state: EgressState,
 ) -> Snapshot:
     """Gives all that the egress is served.
@@ -46,6 +47,7 @@ def egress_snapshot(
         provisioner: This service, for sites that join.
         files: Its identity.
         max_stream_s: The longest a call of a model may last, in seconds.
+        authorities: Who signs the certificates of sites, PEM.
         state: What it leads to.
 
     Raises:
@@ -58,7 +60,9 @@ def egress_snapshot(
         routes=(_route_table(state, max_stream_s),),
     )
     return (
-        own + replica_parts(state.replicas, state.provisioners) + tunnel_parts(settings, provisioner, files, state)
+        own
+        + replica_parts(state.replicas, state.provisioners)
+        + tunnel_parts(settings, provisioner, files, authorities, state)
     ).snapshot()
 
 

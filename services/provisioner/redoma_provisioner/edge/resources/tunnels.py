@@ -26,7 +26,6 @@ from redoma_provisioner.edge.resources.tls import (
     IDENTITY,
     TLS_1_3,
     type_url,
-    watched_directory,
 )
 from redoma_provisioner.edge.snapshot import Config
 from redoma_provisioner.edge.state import EgressState, Endpoint
@@ -50,7 +49,11 @@ def tunnel_server_name(site: str) -> str:
 
 
 def tunnel_parts(
-    settings: EgressSettings, provisioner: UpstreamSettings, files: ProxySettings, state: EgressState
+    settings: EgressSettings,
+    provisioner: UpstreamSettings,
+    files: ProxySettings,
+    authorities: str,
+    state: EgressState,
 ) -> Parts:
     """Gives the listener for joins and tunnels, a listener for each service behind them, and their clusters."""
     behind = [one for one in (*state.replicas, *state.provisioners) if not one.address]
@@ -58,7 +61,7 @@ def tunnel_parts(
     # A service whose site may open no tunnel leads to none, rather than nowhere.
     sites = sorted(admitted.keys() | {one.site for one in behind})
     own = Parts(
-        secrets=tuple(_peer(admitted.get(site, AdmittedSite(site)), files) for site in sites),
+        secrets=tuple(_peer(admitted.get(site, AdmittedSite(site)), authorities) for site in sites),
         clusters=(service_cluster(PROVISIONER, provisioner), *(_cluster(site) for site in sites)),
         listeners=(_tunnels_listener(settings, files, sorted(admitted)), *(_replica_listener(one) for one in behind)),
     )
@@ -184,13 +187,13 @@ def _pinned(site: str) -> Config:
     }
 
 
-def _peer(site: AdmittedSite, files: ProxySettings) -> Config:
+def _peer(site: AdmittedSite, authorities: str) -> Config:
     """Says who a site's gateway is: its name, and the digests of the certificates that it may show."""
     return {
         "name": _peer_name(site.id),
         "validation_context": {
-            "trusted_ca": {"filename": str(files.ca_file)},
-            "watched_directory": {"path": watched_directory(files.ca_file)},
+            # Not by file: Envoy would watch one for each site, of which a system has no more than about a hundred.
+            "trusted_ca": {"inline_string": authorities},
             "match_typed_subject_alt_names": [{"san_type": "URI", "matcher": {"exact": spiffe_id(site.id, "gateway")}}],
             "verify_certificate_hash": sorted(site.certificates) or [NO_CERTIFICATE],
         },

@@ -3,10 +3,11 @@
 import asyncio
 import http.client
 import json
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
+
+from redoma_kit.unix_http import UnixConnection
 
 TIMEOUT_S = 1.0
 
@@ -36,11 +37,8 @@ class EnvoyAdmin:
         return {one["name"]: one["value"] for one in listed if isinstance(one.get("value"), int)}
 
     def _get(self, path: str) -> bytes:
-        connection = http.client.HTTPConnection("admin", timeout=self._timeout_s)
-        connection.sock = socket.socket(socket.AF_UNIX)
+        connection = UnixConnection(self._socket_path, self._timeout_s)
         try:
-            connection.sock.settimeout(self._timeout_s)
-            connection.sock.connect(str(self._socket_path))
             connection.request("GET", path)
             return connection.getresponse().read()
         finally:

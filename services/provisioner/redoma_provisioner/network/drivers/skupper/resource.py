@@ -11,6 +11,8 @@ from redoma_provisioner.network.drivers.skupper.name import (
     checked_routing_key,
 )
 
+# The release of Skupper that the drivers were written for; others are refused or told of.
+VERSION = "2.2.1"
 API_VERSION = "skupper.io/v2alpha1"
 MANAGED_BY = "redoma.io/managed-by"
 MANAGER = "redoma"

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from redoma_provisioner.network.driver import DriverRefused, DriverUnavailable
+from redoma_provisioner.network.drivers.skupper.resource import VERSION
 from redoma_provisioner.network.drivers.skupper_kubernetes.kinds import Kind
 
-VERSION = "2.2.1"
 INSTALL = (
     f"kubectl apply -f https://github.com/skupperproject/skupper/releases/download/{VERSION}/skupper-cluster-scope.yaml"
 )

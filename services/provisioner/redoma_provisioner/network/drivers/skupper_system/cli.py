@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from redoma_provisioner.network.driver import DriverRefused, DriverUnavailable
-from redoma_provisioner.network.drivers.skupper_system.failure import GET_IT, VERSION, failure_of, is_refusal
+from redoma_provisioner.network.drivers.skupper.resource import VERSION
+from redoma_provisioner.network.drivers.skupper_system.failure import GET_IT, failure_of, is_refusal
 from redoma_provisioner.network.drivers.skupper_system.process import Outcome, RunProgram, TooMuchOutput, run_program
 
 OLDEST = (2, 2, 1)

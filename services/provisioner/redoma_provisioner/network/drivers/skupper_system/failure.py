@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from redoma_provisioner.network.driver import DriverRefused, DriverUnavailable
+from redoma_provisioner.network.drivers.skupper.resource import VERSION
 from redoma_provisioner.network.drivers.skupper_system.process import Outcome
 
-VERSION = "2.2.1"
 GET_IT = f"install Skupper {VERSION} from the releases of github.com/skupperproject/skupper"
 MOST_WORDS = 400
 _CHATTER = re.compile(r"^Sources will be consumed|^It is recommended to enable lingering|WARN certificate will not")

@@ -10,6 +10,8 @@ import json
 import re
 from dataclasses import dataclass, field
 
+from redoma_kit.addresses import split_address
+
 PREFIX = "rdmj_"
 CHECKSUM_CHARACTERS = 6
 MAX_CHARACTERS = 2_048
@@ -81,18 +83,6 @@ def parse_token(text: str) -> JoinToken:
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise NotAToken() from None
     return JoinToken(address, digest, code)
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """Gives host and port of host:port, without the brackets of an IPv6 address.
-
-    Raises:
-        ValueError: It is none.
-    """
-    host, separator, port = address.rpartition(":")
-    if not separator or not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 1 << 16:
-        raise ValueError(f"{address!r} is not host:port")
-    return host.removeprefix("[").removesuffix("]"), int(port)
 
 
 def _checksum(body: str) -> str:

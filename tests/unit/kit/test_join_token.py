@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from redoma_provisioner.trust.token import JoinToken, NotAToken, TokenDamaged, parse_token, split_address
+from redoma_kit.addresses import split_address
+from redoma_kit.join_token import JoinToken, NotAToken, TokenDamaged, parse_token
 
 TOKEN = JoinToken("join.example:8443", b"d" * 32, "c" * 43)
 
