@@ -8,6 +8,7 @@ import grpc
 from redoma.chat.v1 import content_pb2, content_pb2_grpc
 from redoma.model.v1 import engine_pb2, engine_pb2_grpc
 from redoma_kit.settings import TlsSettings
+from tests.fakes.model_service import SERVER_OPTIONS
 from tests.fakes.server_credentials import server_credentials
 
 
@@ -84,7 +85,7 @@ class FakeServer:
 
     def __init__(self, tls: TlsSettings) -> None:
         self._tls = tls
-        self._server = grpc.aio.server()
+        self._server = grpc.aio.server(options=SERVER_OPTIONS)
         self.port = 0
 
     async def start(self, content: FakeContent) -> None:

@@ -26,6 +26,7 @@ from redoma_provisioner.edge.record import SnapshotRecord
 from redoma_provisioner.edge.snapshot import Snapshot
 from redoma_provisioner.servicers.discovery import DiscoveryServicer
 from redoma_provisioner.settings import ProvisionerSettings
+from tests.fakes.model_service import SERVER_OPTIONS
 from tests.fakes.server_credentials import server_credentials
 
 ENVOY = Path(__file__).resolve().parents[2] / ".tools" / "venv" / "bin" / "envoy"
@@ -74,7 +75,7 @@ class ControlPlane:
         log = structlog.get_logger()
         proxy = Proxy(name, peer, metrics)
         publisher = Publisher(Encoder(envoy_descriptors()), MemorySnapshots(), now, log)
-        server = grpc.aio.server()
+        server = grpc.aio.server(options=SERVER_OPTIONS)
         ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server(
             DiscoveryServicer([proxy], Drain(), metrics, now, log), server
         )

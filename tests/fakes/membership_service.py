@@ -14,6 +14,7 @@ from redoma.provisioner.v1.membership_pb2_grpc import (
     add_MembershipServiceServicer_to_server,
 )
 from redoma_kit.settings import TlsSettings
+from tests.fakes.model_service import SERVER_OPTIONS
 from tests.fakes.server_credentials import server_credentials
 
 MODEL, PROVISIONER = site_pb2.Connector.SERVICE_MODEL, site_pb2.Connector.SERVICE_PROVISIONER
@@ -51,7 +52,7 @@ class FakeEgress(MembershipServiceServicer):
 
     async def start(self, tls: TlsSettings) -> None:
         """Begins to answer."""
-        self._server = grpc.aio.server()
+        self._server = grpc.aio.server(options=SERVER_OPTIONS)
         add_MembershipServiceServicer_to_server(self, self._server)
         self.port = self._server.add_secure_port("127.0.0.1:0", server_credentials(tls))
         await self._server.start()

@@ -183,8 +183,9 @@ import asyncio, sys, structlog, grpc
 from redoma_kit.polling import run_service
 from redoma_kit.server_identity import ServerIdentity
 from redoma_kit.settings import TlsSettings
+from tests.fakes.model_service import SERVER_OPTIONS
 async def main(ca, certificate, key):
-    server = grpc.aio.server()
+    server = grpc.aio.server(options=SERVER_OPTIONS)
     tls = TlsSettings(ca_file=ca, cert_file=certificate, key_file=key)
     credentials = ServerIdentity(tls, structlog.get_logger()).credentials()
     print(server.add_secure_port("127.0.0.1:0", credentials), flush=True)

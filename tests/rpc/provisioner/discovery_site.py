@@ -41,6 +41,7 @@ from redoma_provisioner.servicers.edge import EdgeServicer
 from redoma_provisioner.settings import ProvisionerSettings, ProxySettings
 from tests.conftest import TestPki
 from tests.fakes.control_plane import RealEnvoy, settings_of
+from tests.fakes.model_service import SERVER_OPTIONS
 from tests.fakes.server_credentials import server_credentials
 
 BOUND_S = 30.0
@@ -86,7 +87,7 @@ class StandIn(grpc.GenericRpcHandler):
         self.metadata: dict[str, str | bytes] = {}
         self.go_on = asyncio.Event()
         self.port = 0
-        self._server = grpc.aio.server()
+        self._server = grpc.aio.server(options=SERVER_OPTIONS)
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[Any, Any] | None":
         """See GenericRpcHandler."""

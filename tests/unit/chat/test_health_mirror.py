@@ -10,6 +10,7 @@ import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from redoma_chat.health import MODEL_SERVICE, MORE_REPLICAS, HealthMirror
+from tests.fakes.model_service import SERVER_OPTIONS
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 AWAY, CANCELLED = "no healthy upstream", "cancelled"
@@ -52,7 +53,7 @@ async def ping() -> None:
 @asynccontextmanager
 async def mirrored(replicas: Replicas) -> AsyncIterator[tuple[HealthMirror, Told]]:
     """Gives a mirror of the replicas, which looks when it is told to."""
-    server = grpc.aio.server()
+    server = grpc.aio.server(options=SERVER_OPTIONS)
     health_pb2_grpc.add_HealthServicer_to_server(replicas, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

@@ -31,6 +31,7 @@ from redoma_provisioner.settings import ProxySettings
 from redoma_provisioner.trust.authority import Authority
 from tests.fakes.control_plane import ControlPlane, RealEnvoy, now, settings_of
 from tests.fakes.driver_suite import Ability
+from tests.fakes.model_service import SERVER_OPTIONS
 from tests.fakes.server_credentials import server_credentials
 from tests.fakes.trust_parties import identity_files, make_authority
 
@@ -205,7 +206,7 @@ class EmbeddedLab:
         end = await self.end(site)
         if routing_key not in end.targets:
             name = f"s{len(end.targets)}.sock"
-            server = grpc.aio.server()
+            server = grpc.aio.server(options=SERVER_OPTIONS)
             health_pb2_grpc.add_HealthServicer_to_server(_healthy(), server)
             server.add_generic_rpc_handlers([_flood()])
             files = end.identities[_service(routing_key)]
