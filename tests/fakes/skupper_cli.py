@@ -60,7 +60,9 @@ class Control:
     def put(self, **values: object) -> None:
         """Sets some of it."""
         self.world.mkdir(parents=True, exist_ok=True)
-        (self.world / "control.json").write_text(json.dumps({**self.read(), **values}))
+        half = self.world / f".control-{os.getpid()}"
+        half.write_text(json.dumps({**self.read(), **values}))
+        half.replace(self.world / "control.json")
 
     def names(self, key: str) -> set[str]:
         """Gives one of the lists."""

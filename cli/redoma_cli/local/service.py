@@ -102,7 +102,8 @@ def inherited_environment(environ: Mapping[str, str]) -> dict[str, str]:
 def _tool_environment(process: str, environ: Mapping[str, str]) -> dict[str, str]:
     if process not in TOOL_USERS:
         return {}
-    return {name: value for name, value in environ.items() if TOOLS.fullmatch(name)}
+    # gRPC's own care for forks does nothing for programs that are run, and logs a line for each.
+    return {"GRPC_ENABLE_FORK_SUPPORT": "0", **{name: environ[name] for name in environ if TOOLS.fullmatch(name)}}
 
 
 def own_settings(process: str, environ: Mapping[str, str]) -> dict[str, str]:
