@@ -21,6 +21,11 @@ from tests.e2e.conftest import Site, wait_until
 from tests.e2e.test_grpc import new_conversation, reason_of, send
 from tests.e2e.test_recovery import ENDLESS, answers
 
+SERVICES = (
+    *(("public", name) for name in ("chat", "tenant", "provisioner", "egress")),
+    *(("private", name) for name in ("model", "provisioner")),
+)
+
 STREAMS = 3
 
 
@@ -115,22 +120,36 @@ def test_locked_database_is_told_leaves_nothing_half_written_and_hurts_no_runnin
         send(site, channel, spare, "Hi.")
 
 
-@pytest.mark.parametrize("service", ["chat", "model"])
+def dial(site: Site, place: str, service: str) -> socket.socket:
+    """Connects to a service of the public or the private site, where it listens."""
+    plain = socket.socket(socket.AF_INET if place == "public" else socket.AF_UNIX)
+    plain.settimeout(30)
+    if place == "public":
+        plain.connect(("127.0.0.1", json.loads((site.home / "config/ports.json").read_text())[service]))
+        return plain
+    # A path below a temporary folder may be longer than an address may be.
+    folder = os.open(site.home / "private/run", os.O_PATH)
+    try:
+        plain.connect(f"/proc/self/fd/{folder}/{service}.sock")
+    finally:
+        os.close(folder)
+    return plain
+
+
+@pytest.mark.parametrize(("place", "service"), SERVICES)
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def test_services_speak_tls_1_3_alone(site: Site, service: str, version: ssl.TLSVersion) -> None:
-    ports = json.loads((site.home / "config/ports.json").read_text())
+def test_services_speak_tls_1_3_alone(site: Site, place: str, service: str, version: ssl.TLSVersion) -> None:
     identity = site.home / "pki/chat"
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(identity / "ca.crt")
     context.load_cert_chain(identity / "tls.crt", identity / "tls.key")
     context.set_alpn_protocols(["h2"])
     context.minimum_version = context.maximum_version = version
-    name = "model.private.redoma" if service == "model" else f"{service}.public.redoma"
 
     def handshake() -> str | None:
         with (
-            socket.create_connection(("127.0.0.1", ports[service]), timeout=30) as plain,
-            context.wrap_socket(plain, server_hostname=name) as secure,
+            dial(site, place, service) as plain,
+            context.wrap_socket(plain, server_hostname=f"{service}.{place}.redoma") as secure,
         ):
             return secure.version()
 
