@@ -4,7 +4,7 @@ from redoma_kit.errors import InvalidField
 from redoma_provisioner.edge.encoding import Encoded
 from redoma_provisioner.edge.served import Served
 from redoma_provisioner.edge.session import COMPLETE, REMOVED_LATE, Batch, Request, Session
-from redoma_provisioner.edge.snapshot import TYPES
+from redoma_provisioner.edge.snapshot import CLUSTER, TYPES
 from redoma_provisioner.edge.subscription import MAX_NAMES, WILDCARD, Subscription
 
 MAX_RESPONSE_BYTES = 2 << 20
@@ -21,6 +21,7 @@ class Incremental(Session):
         subscription = self.subscriptions.get(type_url)
         if subscription is None:
             self.subscriptions[type_url] = self._begin(request)
+            self._began_bare = self._began_bare or (type_url == CLUSTER and not request.held)
             return
         if request.nonce.isdecimal():
             subscription.note_answer(int(request.nonce), request.refusal, self._now())

@@ -75,6 +75,8 @@ class Session(ABC):
         self.subscriptions: dict[str, Subscription] = {}
         self._now = now
         self._nonce = 0
+        # Whether the Envoy had no cluster when the stream began: then no route of its names one.
+        self._began_bare = False
 
     @abstractmethod
     def receive(self, request: Request) -> None:
@@ -134,9 +136,11 @@ class Session(ABC):
         return not clusters.refusal and (not clusters.unanswered or is_any_gone)
 
     def _may_remove(self, subscription: Subscription, batch: Batch, served: Served) -> bool:
-        # Who comes back asks for one type after the other; what it has of the last ones may name what is gone.
+        # Who comes back asks for one type after the other; what it has of the last ones may name what is gone. Who is
+        # new has none of them, and does not come to asking while a cluster waits for endpoints that are gone.
         asked = LISTENER in self.subscriptions and (ROUTES in self.subscriptions or not served.snapshot.of(ROUTES))
-        if not asked or not all(self._is_settled(type_url, served) for type_url in TYPES):
+        is_bare = self._began_bare and LISTENER not in self.subscriptions
+        if not (asked or is_bare) or not all(self._is_settled(type_url, served) for type_url in TYPES):
             return False
         before = (LISTENER, ROUTES, CLUSTER) if subscription.type_url in (ENDPOINTS, SECRET) else (LISTENER, ROUTES)
         return not any(

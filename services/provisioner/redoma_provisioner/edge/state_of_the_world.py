@@ -6,7 +6,7 @@ from datetime import datetime
 from redoma_provisioner.edge.encoding import Encoded
 from redoma_provisioner.edge.served import Served
 from redoma_provisioner.edge.session import COMPLETE, REMOVED_LATE, Batch, Request, Response, Session
-from redoma_provisioner.edge.snapshot import TYPES, digest
+from redoma_provisioner.edge.snapshot import CLUSTER, TYPES, digest
 from redoma_provisioner.edge.subscription import WILDCARD, Subscription
 
 
@@ -33,6 +33,7 @@ class StateOfTheWorld(Session):
             subscription.subscribe(request.names, wildcard)
             self.subscriptions[type_url] = subscription
             self._claimed[type_url] = request.version
+            self._began_bare = self._began_bare or (type_url == CLUSTER and not request.version)
             return
         latest = self._latest.get(type_url)
         if request.nonce and latest is not None:

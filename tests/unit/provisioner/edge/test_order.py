@@ -189,3 +189,13 @@ def test_snapshot_of_more_than_a_response_comes_in_pieces() -> None:
     assert [len(response.resources) for response in said] == [2, 2, 2, 2, 2]
     conversation.settle()
     assert conversation.envoy.held[CLUSTER].keys() == resources[CLUSTER].keys()
+
+
+def test_cluster_gone_before_its_endpoints_were_asked_for_holds_no_new_envoy_up(conversation: Conversation) -> None:
+    conversation.restart()
+    conversation.hear(1)
+    assert types_of(conversation.say(1)) == [CLUSTER]
+    conversation.served = served({}, [], listeners={})
+    conversation.settle()
+    assert conversation.envoy.held[CLUSTER] == {}
+    assert not conversation.envoy.warming
