@@ -108,6 +108,9 @@ class Conversation:
             self.hear()
             self.say()
             if not self.coming and not self.envoy.outbox:
-                return
+                gone = self.envoy.warming - self.served.snapshot.of(CLUSTER).keys()
+                if not gone:
+                    return
+                self.envoy.give_up(gone)
             self.arrive(refused=refused)
         raise AssertionError("they never come to an end")

@@ -71,6 +71,11 @@ class ModelEnvoy:
         self._answer(response, "")
         self._subscribe()
 
+    def give_up(self, clusters: set[str]) -> None:
+        """Uses clusters without the endpoints that never came, as an Envoy does after its initial fetch timeout."""
+        self.warming -= clusters
+        self._subscribe()
+
     def routed(self) -> set[str]:
         """Gives the clusters that its routes name."""
         return {cluster for name in self.held[ROUTES] for cluster in self.contents[ROUTES, name].get(CLUSTER, ())}

@@ -196,6 +196,7 @@ def test_cluster_gone_before_its_endpoints_were_asked_for_holds_no_new_envoy_up(
     conversation.hear(1)
     assert types_of(conversation.say(1)) == [CLUSTER]
     conversation.served = served({}, [], listeners={})
-    conversation.settle()
+    assert types_of(conversation.say()) == [CLUSTER]
+    conversation.arrive()
     assert conversation.envoy.held[CLUSTER] == {}
     assert not conversation.envoy.warming
